@@ -1,0 +1,96 @@
+"""One call of attention, and the mask that its structure, padding and prefix vectors come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vsattn.errors import ShapeError
+from vsattn.relations import Pair, Relation
+from vsattn.scores import Score
+from vsattn.structure import Causal, Edges, Full, Segments, Structure, Window
+from vsattn.vectorset import VectorSet
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a kernel is asked to do: projected ``query (B, H, Nq, d)``, ``key (B, H, Nk, d)``, ``value (B, H, Nk, dv)``.
+
+    ``rows`` says which queries of the query set ``query`` holds, for work in chunks.
+
+    Raises:
+        ShapeError: when the tensors and the two sets do not fit together.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    query_set: VectorSet
+    key_set: VectorSet
+    structure: Structure
+    score: Score
+    relation: Relation | None = None
+    dropout: float = 0.0
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def __post_init__(self) -> None:
+        q, k, v = self.query.shape, self.key.shape, self.value.shape
+        if not (len(q) == len(k) == len(v) == 4 and q[:2] == k[:2] == v[:2] and k[2] == v[2] and q[3] == k[3]):
+            raise ShapeError(
+                "attend takes query (B, H, Nq, d), key (B, H, Nk, d), value (B, H, Nk, dv); "
+                f"got {tuple(q)}, {tuple(k)}, {tuple(v)}"
+            )
+        num_queries = len(range(self.query_set.num_vectors)[self.rows])
+        for name, shape, found, length in (
+            ("query", q, self.query_set, num_queries),
+            ("key", k, self.key_set, self.key_set.num_vectors),
+        ):
+            if (shape[0], shape[2]) != (found.x.shape[0], length):
+                raise ShapeError(f"{name} {tuple(shape)} does not fit its set {tuple(found.x.shape)} in B or N")
+
+    @property
+    def pair(self) -> Pair:
+        """The pairs of queries and keys, for the relation."""
+        return Pair(self.query_set, self.key_set, self.rows)
+
+    def allowed(self) -> Tensor | None:
+        """Return :func:`allowed_pairs` for the queries of this case."""
+        allowed = allowed_pairs(self.structure, self.query_set, self.key_set)
+        return allowed if allowed is None or allowed.shape[-2] == 1 else allowed[:, :, self.rows]
+
+
+def allowed_pairs(structure: Structure, query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
+    """Return who may attend to whom, all things together: structure, prefix vectors, and the key mask.
+
+    Returns:
+        bool ``(B|1, 1, Nq|1, Nk)``, True = may attend; None when every query may attend to every key.
+
+    Raises:
+        ShapeError: when prefix vectors meet Causal or Segments: a prefix sees all and is seen by all, so it
+            would carry the future to the past, or one packed sample to another.
+    """
+    allowed = None
+    if not isinstance(structure, Full):
+        allowed = structure.allowed(query_set, key_set)
+        num_query, num_key = query_set.num_prefix, key_set.num_prefix
+        if num_query or num_key:
+            for leaf in structure.leaves():
+                if isinstance(leaf, (Causal, Segments)):
+                    raise ShapeError(
+                        f"prefix vectors and {type(leaf).__name__} do not go together: every vector sees the prefix "
+                        "and the prefix sees every vector, so it would leak; use num_prefix=0 (and no CLS head)"
+                    )
+            query = torch.arange(query_set.num_vectors, device=allowed.device) < num_query
+            key = torch.arange(key_set.num_vectors, device=allowed.device) < num_key
+            allowed = allowed | query[:, None] | key[None, :]
+    if key_set.mask is not None:
+        key_mask = key_set.mask[:, None, None, :]
+        allowed = key_mask if allowed is None else allowed & key_mask
+    return allowed
+
+
+def is_sparse(structure: Structure) -> bool:
+    """Tell whether most pairs of a long set are forbidden, so that a dense mask wastes its work."""
+    return any(isinstance(leaf, (Window, Edges)) for leaf in structure.leaves())

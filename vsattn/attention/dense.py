@@ -1,0 +1,45 @@
+"""The fused dense kernel: `scaled_dot_product_attention` under our masking rules."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsattn.attention.case import Case
+from vsattn.structure import Causal
+
+
+def is_plain_causal(case: Case) -> bool:
+    """Tell whether the kernel's own causal flag means what `Causal` means: one sequence with itself, no other mask."""
+    one_set, sets = case.query_set is case.key_set, case.query_set
+    sequence = sets.layout == "sequence" and sets.pos is None and not sets.num_prefix and sets.mask is None
+    return isinstance(case.structure, Causal) and one_set and sequence and case.relation is None
+
+
+def fused_dense(case: Case) -> Tensor:
+    """Attention by PyTorch's fused kernels, for scores that are dot products; ``(B, H, Nq, dv)``.
+
+    A query with nothing allowed is let see everything and its output is then set to 0: that keeps NaN out
+    of both directions on every backend.
+    """
+    dot = case.score.as_dot(case.query, case.key)
+    assert dot is not None, "the kernel table sends only dot scores here"
+    query, key, scale = dot
+    if is_plain_causal(case):
+        return F.scaled_dot_product_attention(
+            query, key, case.value, is_causal=True, scale=scale, dropout_p=case.dropout
+        )
+    allowed, empty = case.allowed(), None
+    if allowed is not None:
+        empty = ~allowed.any(-1, keepdim=True)
+        allowed = allowed | empty
+    mask = allowed
+    if case.relation is not None:
+        bias, keep = case.relation.to_score(case.query, case.pair), case.pair.beyond_prefix()
+        mask = (bias if keep is None else bias.masked_fill(~keep, 0.0)).to(query.dtype)
+        mask = mask if allowed is None else torch.where(allowed, mask, float("-inf"))
+    output = F.scaled_dot_product_attention(
+        query, key, case.value, attn_mask=mask, scale=scale, dropout_p=case.dropout
+    )
+    return output if empty is None else output.masked_fill(empty, 0.0)

@@ -1,0 +1,120 @@
+"""The verb: `attend`, and its second face `attention_weights`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from vsattn.attention.case import Case
+from vsattn.attention.kernels import KERNELS, choose
+from vsattn.attention.reference import reference_weights
+from vsattn.relations import Relation
+from vsattn.scores import ScaledDot, Score
+from vsattn.structure import Full, Structure
+from vsattn.vectorset import VectorSet
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_set: VectorSet,
+    key_set: VectorSet,
+    structure: Structure | None = None,
+    *,
+    score: Score | None = None,
+    relation: Relation | None = None,
+    dropout: float = 0.0,
+    kernel: str = "auto",
+) -> Tensor:
+    """Mix the values of the keys that each query may attend to: ``softmax(score(q, k) + relation) v``.
+
+    Args:
+        query: projected queries ``(B, H, Nq, d)``.
+        key: projected keys ``(B, H, Nk, d)``.
+        value: projected values ``(B, H, Nk, dv)``.
+        query_set: supplies mask, positions, layout and prefix of the queries; its ``x`` is not read.
+        key_set: the same for the keys; its mask always applies.
+        structure: who may attend to whom; None is `Full`. The sets' own structures are not read: self-attention
+            combines them in :class:`MultiHeadAttention`.
+        score: how well a query matches a key; None is `ScaledDot`.
+        relation: what a pair adds.
+        dropout: probability of dropping a weight; the caller passes 0 outside training.
+        kernel: ``"auto"`` or a name from the kernel table.
+
+    Returns:
+        ``(B, H, Nq, dv)``; exactly 0, with finite gradients, for a query with no allowed key.
+
+    Raises:
+        ShapeError: when shapes do not fit, or the kernel asked for cannot do this.
+
+    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
+    """
+    case = _case(query, key, value, query_set, key_set, structure, score, relation, dropout)
+    name, _ = choose(case, kernel)
+    return KERNELS[name].run(case)
+
+
+def explain_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_set: VectorSet,
+    key_set: VectorSet,
+    structure: Structure | None = None,
+    *,
+    score: Score | None = None,
+    relation: Relation | None = None,
+    dropout: float = 0.0,
+    kernel: str = "auto",
+) -> str:
+    """Say which kernel :func:`attend` would use for the same arguments, and why, such as ``"dense: ..."``."""
+    case = _case(query, key, value, query_set, key_set, structure, score, relation, dropout)
+    return ": ".join(choose(case, kernel))
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    query_set: VectorSet,
+    key_set: VectorSet,
+    structure: Structure | None = None,
+    *,
+    score: Score | None = None,
+    relation: Relation | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Return the weights by which :func:`attend` mixes, ``(B, H, Nq, Nk)``.
+
+    Args:
+        chunk_size: work on so many queries at a time, which bounds the memory of what lies between; the
+            result is the same. None is all at once.
+
+    Each row sums to 1, or is exactly 0 where the query has no allowed key. Dropout never applies.
+    """
+    case = _case(query, key, key, query_set, key_set, structure, score, relation, 0.0)
+    if chunk_size is None or chunk_size >= query.shape[2]:
+        return reference_weights(case)
+    chunks = []
+    for start in range(0, query.shape[2], chunk_size):
+        rows = slice(start, start + chunk_size)
+        chunks.append(reference_weights(dataclasses.replace(case, query=query[:, :, rows], rows=rows)))
+    return torch.cat(chunks, dim=2)
+
+
+def _case(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_set: VectorSet,
+    key_set: VectorSet,
+    structure: Structure | None,
+    score: Score | None,
+    relation: Relation | None,
+    dropout: float,
+) -> Case:
+    structure = Full() if structure is None else structure
+    score = ScaledDot(query.shape[1], query.shape[-1]) if score is None else score
+    return Case(query, key, value, query_set, key_set, structure, score, relation, dropout)

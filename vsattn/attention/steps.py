@@ -1,0 +1,74 @@
+"""Attention taken apart, for whoever wants to follow one head by hand."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vsattn.attention.case import Case
+from vsattn.attention.multihead import MultiHeadAttention
+from vsattn.attention.reference import logits, reference, reference_weights
+from vsattn.errors import ShapeError
+from vsattn.structure import Full
+from vsattn.vectorset import VectorSet
+
+
+class Steps(NamedTuple):
+    """What one head computes, in order: q, k, v, scores before the softmax, weights, output."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scores: Tensor
+    weights: Tensor
+    output: Tensor
+
+
+def steps(
+    attention: MultiHeadAttention,
+    query: VectorSet | Tensor,
+    key: VectorSet | Tensor | None = None,
+    value: VectorSet | Tensor | None = None,
+    *,
+    head: int = 0,
+) -> Steps:
+    """Return what one head of ``attention`` does with these inputs, in matrices.
+
+    Returns:
+        :class:`Steps` with query ``(B, Nq, d)``, key and value ``(B, Nk, d)``, scores and weights
+        ``(B, Nq, Nk)`` and output ``(B, Nq, d)``, before the heads are joined and projected.
+    """
+    if not 0 <= head < attention.num_heads:
+        raise ShapeError(f"head is 0 .. {attention.num_heads - 1}, not {head}")
+    query_set = query if isinstance(query, VectorSet) else VectorSet(query)
+    key_set = query_set if key is None else key if isinstance(key, VectorSet) else VectorSet(key)
+    values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
+    q, k, v = attention.project(query_set.x, key_set.x, values)
+    structure = attention.structure & (query_set.structure if key is None else Full())
+    case = Case(q, k, v, query_set, key_set, structure, attention.score, attention.relation)
+    parts = (q, k, v, logits(case), reference_weights(case), reference(case))
+    return Steps(*(part[:, head] for part in parts))
+
+
+def steps_by_vector(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention one vector at a time, as one would do it by hand.
+
+    ``out_i = sum_j w_ij v_j``, ``w_ij = exp(s_ij) / sum_l exp(s_il)``, ``s_ij = q_i . k_j / sqrt(d)``
+
+    Args:
+        query: ``(Nq, d)``.
+        key: ``(Nk, d)``.
+        value: ``(Nk, dv)``.
+
+    Returns:
+        ``(Nq, dv)``, the same as the matrix form.
+    """
+    outputs = []
+    for q in query:
+        scores = torch.stack([torch.dot(q, k) / q.numel() ** 0.5 for k in key])
+        exponentials = (scores - scores.max()).exp()
+        weights = exponentials / exponentials.sum()
+        outputs.append(sum((w * v for w, v in zip(weights, value)), torch.zeros_like(value[0])))
+    return torch.stack(outputs)

@@ -1,0 +1,88 @@
+"""Heads: from a set of vectors to the answer, one per vector or one per set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vsattn.attention import attend
+from vsattn.errors import ConfigError, ShapeError
+from vsattn.vectorset import VectorSet
+
+
+class Head(nn.Module):
+    """Base of all heads: ``VectorSet -> logits``, ``(B, N, C)`` per vector or ``(B, C)`` per set."""
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(dim, num_classes)
+
+    def features(self, vector_set: VectorSet) -> Tensor:
+        """Return what is classified, ``(B, N, D)`` or ``(B, D)``."""
+        raise NotImplementedError(f"{type(self).__name__} must define features(vector_set)")
+
+    def forward(self, vector_set: VectorSet) -> Tensor:
+        """Return the logits."""
+        return self.classify(self.dropout(self.features(vector_set)))
+
+
+class VectorHead(Head):
+    """One answer per vector; prefix vectors get none: ``(B, N - num_prefix, C)``."""
+
+    def features(self, vector_set: VectorSet) -> Tensor:
+        return vector_set.x[:, vector_set.num_prefix :]
+
+
+class MeanHead(Head):
+    """One answer per set, from the mean of its real vectors (prefix aside); an empty set has the mean 0."""
+
+    def features(self, vector_set: VectorSet) -> Tensor:
+        x = vector_set.x[:, vector_set.num_prefix :]
+        if vector_set.mask is None:
+            return x.sum(1) / max(1, x.shape[1])
+        count = vector_set.mask[:, vector_set.num_prefix :].sum(1, keepdim=True)
+        return x.sum(1) / count.clamp(min=1).to(x.dtype)
+
+
+class ClsHead(Head):
+    """One answer per set, from its first prefix vector (Devlin et al. 2019; Dosovitskiy et al. 2021, section 3.1)."""
+
+    def features(self, vector_set: VectorSet) -> Tensor:
+        if vector_set.num_prefix < 1:
+            raise ShapeError("ClsHead reads a prefix vector and the set has none: give the encoder num_prefix >= 1")
+        return vector_set.x[:, 0]
+
+
+class AttentionHead(Head):
+    """One answer per set, pooled by attention: a learned query per head looks at the real vectors themselves.
+
+    ``softmax(q_h . x_h / sqrt(d)) x_h`` with ``x_h`` the head's part of the width. One head is the sequence
+    pooling of Hassani et al. 2021, section 3.2 (CCT); learned queries that pool are Lee et al. 2019, section 3.2.
+
+    Args:
+        dim: D, a multiple of ``num_heads``.
+        num_classes: C.
+        num_heads: H.
+        dropout: on the pooled vector.
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, num_heads: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_classes, dropout=dropout)
+        if dim % num_heads:
+            raise ConfigError(f"AttentionHead.num_heads {num_heads} does not divide the width {dim}")
+        self.query = nn.Parameter(torch.empty(1, num_heads, 1, dim // num_heads).normal_())
+
+    def features(self, vector_set: VectorSet) -> Tensor:
+        batch, heads = vector_set.x.shape[0], self.query.shape[1]
+        real = self._without_prefix(vector_set)
+        keys = real.x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
+        query_set = VectorSet(real.x.new_zeros(batch, 1, 1))
+        query = self.query.to(keys.dtype).expand(batch, -1, -1, -1)
+        return attend(query, keys, keys, query_set, real).flatten(1)
+
+    @staticmethod
+    def _without_prefix(vector_set: VectorSet) -> VectorSet:
+        count = vector_set.num_prefix
+        mask = None if vector_set.mask is None else vector_set.mask[:, count:]
+        return VectorSet(vector_set.x[:, count:], mask)

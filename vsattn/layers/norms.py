@@ -1,0 +1,88 @@
+"""Normalisation of vectors: LayerNorm and RMSNorm within a vector, BatchNorm across the valid vectors.
+
+All are called ``norm(x, mask)`` with ``x (B, N, D)`` and ``mask (B, N)`` or None, so that one can stand for another.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """``(x - mean) / sqrt(var + eps) * g + b`` within each vector (Ba et al. 2016, section 3)."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise ``(B, N, D)``; the mask changes nothing, since vectors do not meet."""
+        return super().forward(x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """``x / sqrt(mean(x^2) + eps) * g`` within each vector (Zhang and Sennrich 2019, section 4)."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise ``(B, N, D)``; the mask changes nothing, since vectors do not meet."""
+        return super().forward(x)
+
+
+class BatchNorm(nn.Module):
+    """Each feature normalised over all valid vectors of the batch (Ioffe and Szegedy 2015, section 3).
+
+    In training ``(x - mean) / sqrt(var + eps) * g + b`` with mean and (biased) variance over the vectors that
+    the mask calls real; running averages, with the unbiased variance, serve evaluation. On the real
+    vectors it equals ``torch.nn.BatchNorm1d(x[mask])``. A batch without any real vector leaves the running
+    averages alone.
+
+    Args:
+        dim: D.
+        eps: added to the variance.
+        momentum: weight of the new batch in the running averages.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, dim: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("running_mean", torch.zeros(dim))
+        self.register_buffer("running_var", torch.ones(dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise ``(B, N, D)``; vectors that ``mask (B, N)`` calls padding count for nothing."""
+        if self.training and mask is None and x.shape[0] * x.shape[1] > 1:
+            return nn.functional.batch_norm(
+                x.flatten(0, 1), self.running_mean, self.running_var, self.weight, self.bias,
+                True, self.momentum, self.eps,
+            ).view_as(x)  # fmt: skip
+        if self.training:
+            mean, var = self._batch_statistics(x, mask)
+        else:
+            mean, var = self.running_mean, self.running_var
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return x * scale.to(x.dtype) + (self.bias - mean * scale).to(x.dtype)
+
+    def _batch_statistics(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        keep = torch.ones_like(wide[..., :1]) if mask is None else mask[..., None].to(wide.dtype)
+        found = keep.sum()
+        count = found.clamp(min=1)
+        mean = (wide * keep).sum((0, 1)) / count
+        var = ((wide - mean).square() * keep).sum((0, 1)) / count
+        with torch.no_grad():
+            step = self.momentum * (found > 0)
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), step.to(self.running_mean.dtype))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), step.to(self.running_var.dtype))
+        return mean, var
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"

@@ -1,0 +1,67 @@
+"""A whole model, from a batch to an answer, and how a config becomes one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from vsattn.build import build
+from vsattn.encoders import Encoder
+from vsattn.heads import Head
+from vsattn.positions import Positions
+from vsattn.vectorset import VectorSet
+
+if TYPE_CHECKING:
+    from vsattn.tokenizers.base import Tokenizer
+
+
+class Model(nn.Module):
+    """batch -> embedder -> `VectorSet` -> positions -> encoder -> head -> logits.
+
+    Args:
+        embedder: made by a tokenizer's ``embedder(dim)``; maps a batch to a set.
+        encoder: maps a set to a set.
+        head: maps a set to logits.
+        positions: adds position vectors, or None.
+    """
+
+    def __init__(
+        self, embedder: nn.Module, encoder: Encoder, head: Head, *, positions: Positions | None = None
+    ) -> None:
+        super().__init__()
+        self.embedder, self.positions, self.encoder, self.head = embedder, positions, encoder, head
+
+    def embed(self, batch: dict[str, Tensor]) -> VectorSet:
+        """Return the set that the encoder sees, positions added."""
+        vector_set = self.embedder(batch)
+        return vector_set if self.positions is None else self.positions(vector_set)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the head's logits for a collated batch."""
+        return self.head(self.encoder(self.embed(batch)))
+
+
+def build_model(
+    config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: int, trusted: bool = True
+) -> Model:
+    """Build a model from a plain config, for a fitted tokenizer.
+
+    Args:
+        config: has ``dim``, ``encoder``, ``head`` and ``positions`` (a config or None), as `vsattn.build` reads them.
+        tokenizer: fitted; makes the embedder and supplies the sizes that are known only at run time.
+        num_classes: C.
+        trusted: False for a config that came out of a checkpoint.
+
+    Raises:
+        ConfigError: naming all faults of a part at once.
+    """
+    dim = config["dim"]
+    sizes = {"dim": dim, "num_classes": num_classes, **tokenizer.sizes}
+
+    def part(name: str, slot: type) -> Any:
+        return build(config[name], slot, path=name, trusted=trusted, **sizes)
+
+    positions = None if config.get("positions") is None else part("positions", Positions)
+    encoder, head = part("encoder", Encoder), part("head", Head)
+    return Model(tokenizer.embedder(dim), encoder, head, positions=positions)
