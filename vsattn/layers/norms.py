@@ -78,10 +78,10 @@ class BatchNorm(nn.Module):
         mean = (wide * keep).sum((0, 1)) / count
         var = ((wide - mean).square() * keep).sum((0, 1)) / count
         with torch.no_grad():
-            step = self.momentum * (found > 0)
             unbiased = var * (count / (count - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), step.to(self.running_mean.dtype))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), step.to(self.running_var.dtype))
+            for average, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+                step = self.momentum * (found > 0).to(average.dtype)
+                average.lerp_(value.to(average.dtype), step)
         return mean, var
 
     def extra_repr(self) -> str:

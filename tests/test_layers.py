@@ -1,0 +1,151 @@
+"""Norms, feed-forward, drop path, blocks and encoders against torch's own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from vsattn.attention import MultiHeadAttention
+from vsattn.encoders import ConvEncoder, TransformerEncoder
+from vsattn.errors import ConfigError, ShapeError
+from vsattn.layers import BatchNorm, DropPath, FeedForward, LayerNorm, RMSNorm
+from vsattn.vectorset import VectorSet
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_batch_norm_equals_torch_on_the_valid_vectors(masked):
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(5).double(), nn.BatchNorm1d(5).double()
+    for norm in (ours, theirs):
+        nn.init.constant_(norm.weight, 1.5), nn.init.constant_(norm.bias, 0.3)
+    x = torch.randn(4, 6, 5, dtype=torch.float64) * 3 + 1
+    mask = torch.rand(4, 6) < 0.6 if masked else torch.ones(4, 6).bool()
+    garbage = x.masked_fill(~mask[..., None], 1e6) if masked else x
+    for _ in range(3):
+        output = ours(garbage, mask if masked else None)
+        torch.testing.assert_close(output[mask], theirs(x[mask]), atol=1e-9, rtol=0)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean, atol=1e-9, rtol=0)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, atol=1e-9, rtol=0)
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(ours(x, mask)[mask], theirs(x[mask]), atol=1e-12, rtol=0)
+
+
+def test_batch_norm_gradients_equal_torch_with_a_mask():
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(3).double(), nn.BatchNorm1d(3).double()
+    x = torch.randn(2, 4, 3, dtype=torch.float64)
+    mask, probe = torch.rand(2, 4) < 0.7, torch.randn(2, 4, 3).double()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    (ours(a, mask) * probe)[mask].sum().backward()
+    (theirs(b[mask]) * probe[mask]).sum().backward()
+    torch.testing.assert_close(a.grad[mask], b.grad[mask], atol=1e-12, rtol=0)
+
+
+def test_batch_norm_of_nothing_leaves_the_averages_alone():
+    norm = BatchNorm(2)
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    assert norm(torch.zeros(1, 3, 2), torch.zeros(1, 3).bool()).isfinite().all()
+    assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
+
+
+def test_layer_norms_equal_torch_and_ignore_the_mask():
+    x, mask = torch.randn(2, 3, 8), torch.tensor([[True, False, True]] * 2)
+    assert torch.equal(LayerNorm(8)(x, mask), nn.LayerNorm(8)(x))
+    torch.testing.assert_close(RMSNorm(8)(x, mask), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt())
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_encoder_equals_torchs_encoder_layers(placement, activation):
+    torch.manual_seed(0)
+    ours = TransformerEncoder(
+        12, 2, 3, feed_forward=partial(FeedForward, hidden_dim=20, activation=activation), norm_placement=placement
+    ).double()
+    layer = nn.TransformerEncoderLayer(
+        12, 3, 20, dropout=0.0, activation=activation, batch_first=True, norm_first=placement == "pre"
+    )
+    final = nn.LayerNorm(12) if placement == "pre" else None
+    theirs = nn.TransformerEncoder(layer, 2, norm=final, enable_nested_tensor=False).double()
+    with torch.no_grad():
+        for a, b in zip(ours.blocks, theirs.layers, strict=True):
+            for parameter in a.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            m = a.attention
+            b.self_attn.in_proj_weight.copy_(torch.cat([p.weight for p in (m.query_proj, m.key_proj, m.value_proj)]))
+            b.self_attn.in_proj_bias.copy_(torch.cat([p.bias for p in (m.query_proj, m.key_proj, m.value_proj)]))
+            b.self_attn.out_proj.load_state_dict(m.out_proj.state_dict())
+            b.linear1.load_state_dict(a.feed_forward.up.state_dict())
+            b.linear2.load_state_dict(a.feed_forward.down.state_dict())
+            b.norm1.load_state_dict(a.attention_norm.state_dict())
+            b.norm2.load_state_dict(a.feed_forward_norm.state_dict())
+    x = torch.randn(3, 5, 12, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] + [False] * 4])
+    output = ours(VectorSet(x, mask)).x
+    expected = theirs(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(output[mask], expected[mask], atol=1e-12, rtol=0)
+
+
+def test_swiglu_is_its_formula():
+    torch.manual_seed(0)
+    layer, x = FeedForward(4, hidden_dim=3, activation="swiglu"), torch.randn(2, 4)
+    gate, hidden = (x @ layer.up.weight.T + layer.up.bias).split(3, -1)
+    torch.testing.assert_close(layer(x), layer.down(gate * torch.sigmoid(gate) * hidden))
+
+
+def test_drop_path_skips_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    layer, x = DropPath(0.25), torch.ones(4000, 2, 3)
+    output = layer(x)
+    per_sample = output.flatten(1)
+    assert all(len(row.unique()) == 1 for row in per_sample)
+    assert abs(float((per_sample[:, 0] == 0).float().mean()) - 0.25) < 0.03
+    assert abs(float(output.mean()) - 1) < 0.04
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_drop_path_grows_with_depth_and_registers_come_first():
+    model = TransformerEncoder(8, 3, 2, drop_path=0.2, num_prefix=2)
+    assert [block.drop_path.p for block in model.blocks] == pytest.approx([0.0, 0.1, 0.2])
+    output = model(VectorSet(torch.randn(2, 4, 8), layout="grid", grid=(2, 2)))
+    assert output.num_prefix == 2 and output.x.shape == (2, 6, 8) and output.grid == (2, 2)
+
+
+def test_encoder_uses_the_norm_and_attention_it_is_given():
+    model = TransformerEncoder(8, 1, 2, norm=BatchNorm, attention=partial(MultiHeadAttention, head_dim=8))
+    assert isinstance(model.norm, BatchNorm) and isinstance(model.blocks[0].attention_norm, BatchNorm)
+    assert model.blocks[0].attention.head_dim == 8
+
+
+def test_conv_encoder_equals_torchs_convolutions_and_padding_is_a_border():
+    torch.manual_seed(0)
+    model = ConvEncoder(4, 2).double()
+    model.train()(VectorSet(torch.randn(8, 12, 4).double(), layout="grid", grid=(3, 4)))  # moves the averages
+    model.eval()
+    small = torch.randn(1, 4, 2, 3, dtype=torch.float64)
+    expected = small
+    for convolution, norm in zip(model.convolutions, model.norms, strict=True):
+        reference = nn.BatchNorm2d(4).double().eval()
+        reference.load_state_dict(norm.state_dict(), strict=False)
+        expected = expected + reference(convolution(expected)).relu()
+    alone = model(VectorSet(small.flatten(2).transpose(1, 2), layout="grid", grid=(2, 3)))
+    torch.testing.assert_close(alone.x.transpose(1, 2).unflatten(2, (2, 3)), expected, atol=1e-12, rtol=0)
+    padded = nn.functional.pad(small, (0, 2, 0, 1))
+    mask = nn.functional.pad(torch.ones(1, 2, 3).bool(), (0, 2, 0, 1))
+    wide = model(VectorSet(padded.flatten(2).transpose(1, 2), mask.flatten(1), layout="grid", grid=(3, 5)))
+    torch.testing.assert_close(wide.x[wide.mask], alone.x[0], atol=1e-12, rtol=0)
+
+
+def test_impossible_layers_are_refused():
+    with pytest.raises(ConfigError, match="'gelu', 'relu' or 'swiglu'"):
+        FeedForward(4, activation="tanh")
+    with pytest.raises(ConfigError, match="must be odd"):
+        ConvEncoder(4, 1, kernel_size=2)
+    with pytest.raises(ConfigError, match="'pre' or 'post'"):
+        TransformerEncoder(4, 1, 1, norm_placement="middle")
+    with pytest.raises(ConfigError, match="drop_path"):
+        DropPath(1.0)
+    with pytest.raises(ShapeError, match="needs a grid"):
+        ConvEncoder(4, 1)(VectorSet(torch.randn(1, 3, 4), layout="sequence"))
