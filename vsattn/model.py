@@ -42,16 +42,13 @@ class Model(nn.Module):
         return self.head(self.encoder(self.embed(batch)))
 
 
-def build_model(
-    config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: int, trusted: bool = True
-) -> Model:
+def build_model(config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: int) -> Model:
     """Build a model from a plain config, for a fitted tokenizer.
 
     Args:
         config: has ``dim``, ``encoder``, ``head`` and ``positions`` (a config or None), as `vsattn.build` reads them.
         tokenizer: fitted; makes the embedder and supplies the sizes that are known only at run time.
         num_classes: C.
-        trusted: False for a config that came out of a checkpoint.
 
     Raises:
         ConfigError: naming all faults of a part at once.
@@ -60,7 +57,7 @@ def build_model(
     sizes = {"dim": dim, "num_classes": num_classes, **tokenizer.sizes}
 
     def part(name: str, slot: type) -> Any:
-        return build(config[name], slot, path=name, trusted=trusted, **sizes)
+        return build(config[name], slot, path=name, **sizes)
 
     positions = None if config.get("positions") is None else part("positions", Positions)
     encoder, head = part("encoder", Encoder), part("head", Head)

@@ -1,0 +1,1 @@
+"""Where items come from: data sets with three splits, and the distortions of their training split."""

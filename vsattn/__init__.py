@@ -1,0 +1,52 @@
+"""vsattn: attention over sets of vectors, one core for words, sound, pictures and graphs.
+
+Names load what they need when they are first used; ``import vsattn`` itself loads not even torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "vsattn.attention": (
+        "MultiHeadAttention",
+        "Steps",
+        "attend",
+        "attention_weights",
+        "explain_kernel",
+        "steps",
+        "steps_by_vector",
+    ),
+    "vsattn.checkpoint": ("load",),
+    "vsattn.encoders": ("ConvEncoder", "Encoder", "TransformerEncoder"),
+    "vsattn.heads": ("AttentionHead", "ClsHead", "Head", "MeanHead", "VectorHead"),
+    "vsattn.model": ("Model", "build_model"),
+    "vsattn.structure": ("Causal", "Dense", "Edges", "Full", "Segments", "Structure", "Window"),
+    "vsattn.vectorset": ("VectorSet",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+# Installed, `tasks` and `conf` lie inside this package. In a checkout that is not installed they are the top-level
+# folders beside it, and are found under the same names: vsattn.tasks, vsattn.conf.
+_here = Path(__file__).resolve().parent
+_is_checkout = (_here.parent / "pyproject.toml").is_file() and (_here.parent / "tasks" / "__init__.py").is_file()
+if _is_checkout and not (_here / "tasks").is_dir():
+    __path__.append(str(_here.parent))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'vsattn' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
