@@ -1,137 +1,208 @@
-"""What all tasks share: a model, its optimizer, its losses and scores, and what a checkpoint keeps."""
+"""What every task is: a model, what it is taught, and how it is judged; Lightning runs it."""
 
 from __future__ import annotations
 
-import time
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, Metric
 
+from vsattn.checkpoint import payload
 from vsattn.errors import VsattnError
-from vsattn.model import Model
 from vsattn.tokenizers.base import Tokenizer
 
+from .data.base import Data
 from .optim import make_optimizer, make_schedule
 
+Stage = Literal["train", "val"]
 
-class Task(LightningModule):
-    """Trains a model on one kind of problem; a subclass says what a batch is, what is lost, and what is drawn.
+#: On an accelerator, losses are looked at once in so many steps, because looking waits for the device.
+CHECK_EVERY = 20
+
+
+class Task(pl.LightningModule, ABC):
+    """Base of all tasks. A new one defines the abstract methods, and `training_loss` and `draw` if it wants.
 
     Args:
-        model: batch -> logits.
-        tokenizer: fitted; makes batches of raw items.
-        classes: names of the classes.
-        optimizer: a partial, called with parameter groups.
-        schedule: a partial, called with the optimizer for each step of training, or None.
-        payload: what a checkpoint keeps beside the weights (see `vsattn.checkpoint.payload`).
+        model: batch -> output.
+        tokenizer: fitted; turns items into a batch.
+        classes: names of the answers, in the order of the targets.
+        optimizer: a partial of a torch optimizer; None is AdamW.
+        schedule: a partial of a torch schedule, see :mod:`vsattn.tasks.optim`; None keeps the rate.
+        config: the plain config that the model was built from; kept in checkpoints, which need it to stand alone.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: nn.Module,
         tokenizer: Tokenizer,
         classes: Sequence[str],
         *,
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., Any] | None = None,
-        payload: dict[str, Any] | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[..., LRScheduler] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.classes = model, tokenizer, list(classes)
-        self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.payload = payload or {}
-        self.history: list[dict[str, float]] = []
-        self.measured: dict[str, float] = {}
-        self._sums: dict[str, dict[str, Any]] = {}
-        self._epoch_started = time.perf_counter()
+        self.optimizer, self.schedule, self.config = optimizer, schedule, config
+        self.meters = nn.ModuleDict({f"{stage}_meters": self._new_meters() for stage in ("train", "val")})
+        self.remembered: list[Any] = []
+        self._recent: list[tuple[int, int, Tensor]] = []
 
-    @property
-    def collator(self) -> Callable[..., dict[str, Tensor]]:
-        """A plain picklable ``(pairs, train) -> batch`` for ``(item, target)`` pairs; loader workers are sent this alone."""
-        raise NotImplementedError(f"{type(self).__name__} must define collator")
+    # What a task defines.
 
-    def losses(self, batch: dict[str, Tensor], train: bool) -> tuple[Tensor, dict[str, Tensor], int]:
-        """Return the loss, sums to be averaged over an epoch (``"loss"``, ``"accuracy"``), and their count."""
-        raise NotImplementedError(f"{type(self).__name__} must define losses(batch, train)")
+    @abstractmethod
+    def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
+        """Return a picklable function from ``(item, target)`` pairs to a batch; workers get it, and no weights."""
 
-    def examine(self, batch: dict[str, Tensor]) -> None:
-        """Keep what the report needs of one test batch."""
+    @abstractmethod
+    def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean loss that validation reports."""
 
-    def report(self) -> dict[str, float]:
-        """Return the task's own test figures, named ``test/...``, after every test batch was examined."""
-        return {}
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Return fresh metrics, by the names that follow ``train/`` and ``val/``."""
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and rows of the final table."""
-        return [], []
+    @abstractmethod
+    def measure(self, metrics: dict[str, Metric], output: Tensor, batch: dict[str, Tensor]) -> None:
+        """Update those metrics with one batch."""
 
-    def draw(self, folder: Path, items: Sequence[tuple[Any, Any]]) -> list[Path]:
-        """Draw the task's own pictures of the test into ``folder``."""
+    @abstractmethod
+    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> Any:
+        """Return what the final judgement needs of one test batch, on the CPU."""
+
+    @abstractmethod
+    def evaluate(self, remembered: list[Any], *, seed: int) -> dict[str, float]:
+        """Judge the whole test set at once: numbers named ``test/...``, or ``test/<name>/<class>`` for a class."""
+
+    def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean loss that training minimises; the plain loss unless a task says otherwise."""
+        return self.loss(output, batch)
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return over how many targets the loss of this batch is a mean."""
+        return len(batch["target"])
+
+    def draw(self, folder: Path, data: Data) -> list[Path]:
+        """Draw what is particular to the task, after testing, and return the files."""
         return []
 
-    def on_train_epoch_start(self) -> None:
-        self._epoch_started = time.perf_counter()
+    # What all tasks share.
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        loss, sums, count = self.losses(batch, train=True)
-        self._add("train", sums, count)
+    def collate(self, pairs: list[Any], train: bool = False) -> dict[str, Tensor]:
+        """Turn ``(item, target)`` pairs into a batch."""
+        return self.collator(train)(pairs)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the model's output for a batch."""
+        return self.model(batch)
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        """Return the training loss of a batch."""
+        output = self(batch)
+        loss = self.training_loss(output, batch)
+        self._recent.append((index, self.trainer.global_step, loss.detach()))
+        if loss.device.type == "cpu" or len(self._recent) >= CHECK_EVERY:
+            self._require_finite()
+        self._measure("train", loss, output, batch)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        _, sums, count = self.losses(batch, train=False)
-        self._add("val", sums, count)
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        """Measure one validation batch."""
+        output = self(batch)
+        self._measure("val", self.loss(output, batch), output, batch)
 
-    def test_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        _, sums, count = self.losses(batch, train=False)
-        self._add("test", sums, count)
-        self.examine(batch)
+    def test_step(self, batch: dict[str, Tensor], index: int) -> None:
+        """Keep what :meth:`evaluate` needs."""
+        self.remembered.append(self.remember(self(batch), batch))
 
-    def on_validation_epoch_end(self) -> None:
-        means = {**self._means("train"), **self._means("val")}
-        self._sums.pop("val", None)
-        if self.trainer.sanity_checking:
-            return
-        if not all(torch.isfinite(torch.tensor(v)) for v in means.values()):
-            raise VsattnError(
-                f"the loss is no longer a number in epoch {self.current_epoch}, by step {self.global_step}: "
-                f"{means}. Lower optimizer.lr or set trainer.gradient_clip_val; checkpoints of earlier epochs are kept."
-            )
-        self.log_dict(means, prog_bar=False)
-        seconds = time.perf_counter() - self._epoch_started
-        self.history.append({"epoch": self.current_epoch, **means, "seconds": seconds})
-        self._sums.pop("train", None)
+    def results(self, stage: Stage) -> dict[str, float]:
+        """Return ``<stage>/loss`` and the metrics over what this epoch has seen so far; nothing if it saw nothing."""
+        meters = self.meters[f"{stage}_meters"].items()
+        return {f"{stage}/{name}": float(m.compute()) for name, m in meters if m.update_count}
 
-    def on_test_epoch_end(self) -> None:
-        self.measured = {**self._means("test"), **self.report()}
-        self._sums.pop("test", None)
-
-    def running(self, split: str = "train") -> dict[str, float]:
-        """Return the means so far of an epoch, for a progress bar."""
-        return {name.split("/")[1]: value for name, value in self._means(split).items()}
-
-    def _add(self, split: str, sums: dict[str, Tensor], count: int) -> None:
-        kept = self._sums.setdefault(split, {"count": 0})
-        kept["count"] += count
-        for name, value in sums.items():
-            kept[name] = kept.get(name, 0.0) + value.detach()
-
-    def _means(self, split: str) -> dict[str, float]:
-        kept = self._sums.get(split, {"count": 0})
-        count = max(1, kept["count"])
-        return {f"{split}/{name}": float(value) / count for name, value in kept.items() if name != "count"}
-
-    def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.make_optimizer, self.model)
-        if self.make_schedule is None:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer and the schedule."""
+        optimizer = make_optimizer(self.model, self.optimizer)
+        if self.schedule is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = make_schedule(self.make_schedule, optimizer, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        steps = self.trainer.estimated_stepping_batches
+        return {"optimizer": optimizer, "lr_scheduler": make_schedule(optimizer, self.schedule, steps)}  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vsattn"] = self.payload
+        """Add what :func:`vsattn.load` needs, in plain types."""
+        checkpoint["vsattn"] = payload(self.config, self.tokenizer, self.classes)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's measures."""
+        self._recent.clear()
+        self._reset("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Look at the last training losses before anything is saved, and forget the last measures."""
+        self._require_finite()
+        self._reset("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget an earlier test."""
+        self.remembered = []
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training measures."""
+        self._require_finite()
+        self.log_dict(self.results("train"), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation measures.
+
+        Raises:
+            VsattnError: when the loss is not a finite number.
+        """
+        results = self.results("val")
+        if not math.isfinite(results.get("val/loss", 0.0)):
+            raise VsattnError(self._lost("validation", results["val/loss"], self.trainer.global_step))
+        self.log_dict(results, sync_dist=True)
+
+    def _new_meters(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"loss": MeanMetric(nan_strategy="disable"), **self.metrics()})
+
+    def _reset(self, stage: Stage) -> None:
+        for meter in self.meters[f"{stage}_meters"].values():
+            meter.reset()
+
+    def _measure(self, stage: Stage, loss: Tensor, output: Tensor, batch: dict[str, Tensor]) -> None:
+        meters = dict(self.meters[f"{stage}_meters"].items())
+        meters.pop("loss").update(loss.detach(), self.count(batch))
+        self.measure(meters, output.detach(), batch)
+
+    def _require_finite(self) -> None:
+        if not self._recent:
+            return
+        values = torch.stack([loss for _, _, loss in self._recent])
+        if not bool(values.isfinite().all()):
+            first = int((~values.isfinite()).nonzero()[0])
+            _, step, value = self._recent[first]
+            raise VsattnError(self._lost("training", float(value), step + 1))
+        self._recent.clear()
+
+    def _lost(self, kind: str, value: float, step: int) -> str:
+        """Say that the loss is not a number, and where the last good weights are."""
+        saver = self.trainer.checkpoint_callback
+        for callback in self.trainer.checkpoint_callbacks:
+            if hasattr(callback, "save_on_exception"):
+                callback.save_on_exception = False  # or the bad weights would replace the good ones
+        good = getattr(saver, "best_model_path", "") or getattr(saver, "last_model_path", "")
+        kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
+        return (
+            f"the {kind} loss became {value} in epoch {self.current_epoch + 1}, at step {step}; {kept}. "
+            "Try a lower optimizer.lr, trainer.gradient_clip_val=1.0, or trainer.precision=32-true"
+        )

@@ -1,35 +1,145 @@
-"""What is shown while a model trains: a bar on a terminal, one line an epoch in a log."""
+"""What happens beside training: the table of epochs, one line or one bar an epoch, and the two checkpoints."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+
+from .base import Task
+
+Row = dict[str, Any]
 
 
-class EpochLines(Callback):
-    """Print one line at the end of each epoch."""
+class EpochTable(Callback):
+    """Keeps one row of measures an epoch, writes it to a CSV file, and hands it to ``show``.
 
-    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or not task.history:
-            return
-        row = task.history[-1]
-        parts = [f"{name} {value:.4f}" for name, value in row.items() if name not in ("epoch", "seconds")]
-        total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
-        print(f"epoch {int(row['epoch']) + 1}/{total}  {'  '.join(parts)}  {row['seconds']:.1f} s", flush=True)
+    Args:
+        path: the file, written anew when a column appears, otherwise appended to.
+        show: called with the row and the number of epochs (-1: no end).
+    """
+
+    def __init__(self, path: Path, show: Callable[[Row, int], None] | None = None) -> None:
+        self.path, self.show = path, show
+        self.rows: list[Row] = []
+        self._val: Row = {}
+        self._began = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._began, self._val = time.perf_counter(), {}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the validation measures, which come before the end of the training epoch."""
+        assert isinstance(pl_module, Task)
+        self._val = pl_module.results("val")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Complete the row."""
+        assert isinstance(pl_module, Task)
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None,
+            **pl_module.results("train"),
+            **self._val,
+            "seconds": time.perf_counter() - self._began,
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self._write()
+            if self.show is not None:
+                self.show(row, trainer.max_epochs or -1)
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        columns.sort(key="seconds".__eq__)
+        fresh = len(self.rows) == 1 or set(columns) != set(self._columns)
+        self._columns = columns if fresh else self._columns
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w" if fresh else "a", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if fresh:
+                writer.writeheader()
+            writer.writerows(self.rows if fresh else self.rows[-1:])
+
+    _columns: list[str] = []
+
+
+def print_row(row: Row, epochs: int) -> None:
+    """Print one epoch as one line: its number, every train and val measure, and the seconds."""
+    number = f"{row['epoch']:>{len(str(epochs))}}/{epochs}" if epochs > 0 else str(row["epoch"])
+    parts = [f"epoch {number}"]
+    for stage in ("train", "val"):
+        measures = [f"{key.split('/', 1)[1]} {value:.4f}" for key, value in row.items() if key.startswith(f"{stage}/")]
+        parts.append(f"{stage} " + (" ".join(measures) or "-"))
+    print("  ".join([*parts, f"{row['seconds']:.1f} s"]), flush=True)
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's Rich bar with the epoch's running loss and accuracy."""
+    """Lightning's Rich bar with the loss and the metrics of the epoch so far; the finished bars stay."""
 
-    def get_metrics(self, trainer: Trainer, task: LightningModule) -> dict[str, Any]:
-        means = {f"train {name}": f"{value:.3f}" for name, value in task.running().items()}
-        last = task.history[-1] if task.history else {}
-        return {**means, **{k.replace("/", " "): f"{v:.3f}" for k, v in last.items() if k.startswith("val/")}}
+    def __init__(self, *, refresh_rate: int = 1, every: float = 0.25) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=True)
+        self._every, self._next, self._shown = every, 0.0, {}  # type: ignore[var-annotated]
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return what stands at the end of the bar, computed a few times a second."""
+        if trainer.world_size > 1:  # computing there waits for the other ranks, which draw no bar
+            return {key: float(value) for key, value in trainer.callback_metrics.items()}
+        now = time.perf_counter()
+        ended = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not trainer.training
+        if isinstance(pl_module, Task) and (ended or now >= self._next):
+            self._next = now + self._every
+            values = {**pl_module.results("train"), **pl_module.results("val")}
+            self._shown = {key.replace("train/", ""): f"{value:.4f}" for key, value in values.items()}
+        return dict(self._shown)
 
 
-def progress() -> Callback:
-    """Return the bar when a person watches a terminal, else the lines."""
-    return EpochBar(refresh_rate=5) if sys.stdout.isatty() else EpochLines()
+class Checkpoints(ModelCheckpoint):
+    """Two files: ``best.ckpt`` by a validation measure, and ``last.ckpt`` of the last epoch that ended.
+
+    Lightning's own ``save_last`` renews the last one only when the best one changes, and with
+    ``save_on_exception`` it would overwrite the best one by the weights of the moment. Here both keep their meaning.
+    The weights that were validated are the ones in ``best.ckpt``, averaged weights included.
+
+    Args:
+        dirpath: the folder.
+        monitor: a measure of every validation, such as ``val/loss`` or ``val/accuracy``.
+        mode: whether it should be small or large.
+        save_last: keep ``last.ckpt``.
+        save_weights_only: leave out the optimizer's state, with which training could go on.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        *,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        save_last: bool = True,
+        save_weights_only: bool = False,
+    ) -> None:
+        super().__init__(
+            dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_weights_only=save_weights_only,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+        self.keep_last = save_last
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Renew ``last.ckpt``."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.keep_last and not trainer.fast_dev_run and self.dirpath is not None:
+            self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
+            trainer.save_checkpoint(self.last_model_path, self.save_weights_only)

@@ -1,4 +1,4 @@
-"""Image classification."""
+"""Classify images: one picture in, one label out."""
 
 from __future__ import annotations
 
@@ -8,107 +8,180 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
 
-from vsattn.errors import ConfigError
-from vsattn.model import Model
-from vsattn.tokenizers.images import ImageTokenizer, to_tensor
+from vsattn.errors import ConfigError, DataError
+from vsattn.tokenizers.base import Tokenizer
 
 from .base import Task
-from .data.augment import Mix
-from .plots import draw_confusion, draw_pictures
-from .report import bootstrap_interval, per_class
+from .data.base import Data
+from .plots import confusion, save_figure
+from .report import classification
+
+#: Pictures in the drawn grid, and how many of them may be wrong ones.
+SHOWN, SHOWN_WRONG = 40, 20
 
 
-class ImageCollator:
-    """``(picture, class index)`` pairs to a batch with ``"target"``; training batches are mixed."""
+class Collate:
+    """``(picture, target)`` pairs to a batch with ``"target"``; picklable, and without weights."""
 
-    def __init__(self, tokenizer: ImageTokenizer, mix: Mix) -> None:
-        self.tokenizer, self.mix = tokenizer, mix
+    def __init__(self, tokenizer: Tokenizer, *, train: bool = False, mix: Callable[..., Any] | None = None) -> None:
+        self.tokenizer, self.train, self.mix = tokenizer, train, mix
 
-    def __call__(self, pairs: Sequence[tuple[Any, int]], train: bool = False) -> dict[str, Tensor]:
-        pictures, targets = zip(*pairs, strict=True)
-        batch = {**self.tokenizer.collate(pictures, train), "target": torch.tensor(targets)}
-        return self.mix(batch) if train else batch
+    def __call__(self, pairs: list[Any]) -> dict[str, Tensor]:
+        """Batch the pairs; the mixture of pictures, if any, makes the targets ``(B, C)``."""
+        batch = self.tokenizer.collate([item for item, _ in pairs], train=self.train)
+        batch["target"] = torch.tensor([target for _, target in pairs])
+        return batch if self.mix is None else self.mix(batch)
 
 
 class ImageTask(Task):
-    """One label per picture, by cross-entropy.
+    """Cross-entropy over the classes, with label smoothing and mixtures of pictures in training alone.
 
     Args:
-        model, tokenizer, classes, optimizer, schedule, payload: see :class:`Task`.
-        label_smoothing: share of the target spread over all classes in training (Szegedy et al. 2016, section 7).
-        mixup, cutmix: alphas of :class:`Mix`; 0 is off.
+        model: batch -> logits ``(B, C)``.
+        tokenizer: a fitted image tokenizer.
+        classes: their names.
+        optimizer, schedule, config: see :class:`Task`.
+        label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
+        mixup: alpha of MixUp's Beta distribution (Zhang et al. 2018); 0 is off.
+        cutmix: alpha of CutMix's (Yun et al. 2019); 0 is off.
+
+    Raises:
+        ConfigError: for values outside those ranges.
+        DataError: for fewer than two classes.
     """
 
     def __init__(
         self,
-        model: Model,
-        tokenizer: ImageTokenizer,
+        model: nn.Module,
+        tokenizer: Tokenizer,
         classes: Sequence[str],
         *,
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., Any] | None = None,
-        payload: dict[str, Any] | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[..., LRScheduler] | None = None,
+        config: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, payload=payload)
         if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"ImageTask.label_smoothing is in [0, 1), not {label_smoothing}")
-        self.label_smoothing = label_smoothing
-        self._collator = ImageCollator(tokenizer, Mix(len(classes), mixup=mixup, cutmix=cutmix))
-        self.predicted: list[Tensor] = []
-        self.expected: list[Tensor] = []
+            raise ConfigError(f"task.label_smoothing is in [0, 1), not {label_smoothing}")
+        if mixup < 0 or cutmix < 0:
+            raise ConfigError(f"task.mixup and task.cutmix are 0 (off) or positive, not {mixup} and {cutmix}")
+        if len(classes) < 2:
+            raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
+        self.num_classes = len(classes)
+        super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, config=config)
+        self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
 
-    @property
-    def collator(self) -> ImageCollator:
-        return self._collator
+    def collator(self, train: bool) -> Collate:
+        """Return the function that batches; in training it mixes pictures if asked to."""
+        if not (train and (self.mixup or self.cutmix)):
+            return Collate(self.tokenizer, train=train)
+        from .data.augment import Mix
 
-    def losses(self, batch: dict[str, Tensor], train: bool) -> tuple[Tensor, dict[str, Tensor], int]:
+        return Collate(self.tokenizer, train=True, mix=Mix(self.num_classes, mixup=self.mixup, cutmix=self.cutmix))
+
+    def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy, without smoothing."""
+        return F.cross_entropy(output.float(), batch["target"])
+
+    def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy with label smoothing."""
+        return F.cross_entropy(output.float(), batch["target"], label_smoothing=self.label_smoothing)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return the share of right answers."""
+        return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)}
+
+    def measure(self, metrics: dict[str, Metric], output: Tensor, batch: dict[str, Tensor]) -> None:
+        """Count right answers; of a mixture, the class with the larger share is the right one."""
         target = batch["target"]
-        logits = self.model(batch).float()
-        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if train else 0.0)
-        label = target.argmax(1) if target.ndim == 2 else target
-        correct = (logits.argmax(1) == label).sum()
-        if not train:
-            self._last = logits.argmax(1)
-        return loss, {"loss": loss * len(label), "accuracy": correct}, len(label)
+        metrics["accuracy"].update(output.argmax(-1), target.argmax(-1) if target.ndim == 2 else target)
 
-    def on_test_start(self) -> None:
-        self.predicted, self.expected = [], []
+    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keep logits and targets."""
+        return output.float().cpu(), batch["target"].cpu()
 
-    def examine(self, batch: dict[str, Tensor]) -> None:
-        self.predicted.append(self._last.cpu())
-        self.expected.append(batch["target"].cpu())
+    def evaluate(self, remembered: list[Any], *, seed: int) -> dict[str, float]:
+        """Return loss, accuracy with its interval, and precision, recall and F1 of every class."""
+        logits, targets = (torch.cat(part) for part in zip(*remembered, strict=True))
+        loss = F.cross_entropy(logits.double(), targets)
+        scores = classification(targets.numpy(), logits.argmax(-1).numpy(), self.classes, seed=seed)
+        return {"test/loss": float(loss), **scores}
 
-    def report(self) -> dict[str, float]:
-        predicted, expected = torch.cat(self.predicted), torch.cat(self.expected)
-        low, high = bootstrap_interval((predicted == expected).numpy())
-        rows, macro = per_class(expected.numpy(), predicted.numpy(), self.classes)
-        return {
-            "test/accuracy_low": low,
-            "test/accuracy_high": high,
-            "test/f1_macro": macro,
-            **{f"test/f1/{name}": f1 for name, _, _, f1, _ in rows},
-        }
+    def draw(self, folder: Path, data: Data) -> list[Path]:
+        """Draw the confusion matrix and a grid of test pictures with predictions."""
+        logits, targets = (torch.cat(part) for part in zip(*self.remembered, strict=True))
+        probabilities, predictions = logits.softmax(-1).max(-1)
+        files = [confusion(targets.numpy(), predictions.numpy(), self.classes, folder / "confusion.png")]
+        wrong = (predictions != targets).nonzero().flatten().tolist()
+        chosen = pick(len(targets), wrong)
+        pictures = self.tokenizer.decode(self.tokenizer.collate([data.test[i][0] for i in chosen]))
+        rows = [
+            (picture, self.classes[predictions[i]], float(probabilities[i]), self.classes[targets[i]])
+            for picture, i in zip(pictures, chosen, strict=True)
+        ]
+        share = len(wrong) / len(targets)
+        title = f"{len(targets) - len(wrong)} of {len(targets)} test images right ({100 * (1 - share):.2f}%)"
+        files.append(examples(rows, title, folder / "examples.png"))
+        return files
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        predicted, expected = torch.cat(self.predicted), torch.cat(self.expected)
-        rows, _ = per_class(expected.numpy(), predicted.numpy(), self.classes)
-        shown = [[name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", str(n)] for name, p, r, f, n in rows]
-        return ["class", "precision", "recall", "F1", "pictures"], shown
 
-    def draw(self, folder: Path, items: Sequence[tuple[Any, int]]) -> list[Path]:
-        predicted, expected = torch.cat(self.predicted), torch.cat(self.expected)
-        confusion = draw_confusion(folder / "confusion.png", expected.numpy(), predicted.numpy(), self.classes)
-        wrong = (predicted != expected).nonzero()[:, 0].tolist()
-        right = (predicted == expected).nonzero()[:, 0].tolist()
-        some = wrong[:20] + right[:: max(1, len(right) // 40)]
-        chosen = sorted(some[:40])
-        pictures = [to_tensor(items[i][0], f"test item {i}").permute(1, 2, 0).numpy() for i in chosen]
-        names = [(self.classes[predicted[i]], self.classes[expected[i]]) for i in chosen]
-        caption = f"{len(chosen)} of {len(predicted)} test pictures, {len(wrong)} wrong in all; wrong ones framed"
-        return [confusion, draw_pictures(folder / "examples.png", pictures, names, caption)]
+def pick(count: int, wrong: list[int]) -> list[int]:
+    """Choose test pictures to show: wrong ones first, then right ones, each evenly spread over the set."""
+    few = set(wrong)
+    right = [i for i in range(count) if i not in few]
+    bad = spread(wrong, max(SHOWN_WRONG, SHOWN - len(right)))
+    return bad + spread(right, SHOWN - len(bad))
+
+
+def spread(indices: list[int], limit: int) -> list[int]:
+    """Return at most ``limit`` of the indices, evenly spaced."""
+    if len(indices) <= limit:
+        return indices
+    return [indices[i * len(indices) // limit] for i in range(limit)]
+
+
+def examples(rows: list[tuple[Any, str, float, str]], title: str, path: Path) -> Path:
+    """Draw pictures with their predictions; a wrong one has a red frame and says what is true.
+
+    Args:
+        rows: of picture (uint8 ``(H, W, C)``), predicted label, its probability, true label.
+        title: above the grid.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(8, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.95 * lines + 0.6), layout="constrained")
+    wrong_ones = sum(predicted != true for _, predicted, _, true in rows)
+    figure.suptitle(f"{title}; shown: {wrong_ones} wrong (red), {len(rows) - wrong_ones} right", fontsize=11)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_visible(False)
+    for axis, (picture, predicted, probability, true) in zip(axes, rows, strict=False):
+        axis.set_visible(True)
+        shown = picture[..., 0] if picture.shape[-1] == 1 else picture
+        smooth = "nearest" if max(picture.shape[:2]) < 100 else "antialiased"
+        axis.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
+        right = predicted == true
+        colour = "#2e7d32" if right else "#c62828"
+        text = shorten(predicted) + f" {100 * probability:.0f}%"
+        axis.set_title(text if right else f"{text}\nis {shorten(true)}", fontsize=9, color=colour)
+        for spine in axis.spines.values():
+            spine.set(color=colour, linewidth=1.0 if right else 3.0)
+    return save_figure(figure, path)
+
+
+def shorten(name: str, length: int = 14) -> str:
+    """Cut a long class name."""
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,96 +1,103 @@
-"""Pictures of a run: learning curves, confusion, examples. Drawn to files, without a display."""
+"""Figures that several tasks share: curves of training, and the confusion matrix."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-BLUE, ORANGE, RED = "#0072B2", "#D55E00", "#C0143C"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN, VAL, BEST = "#1f77b4", "#d95f02", "#7f7f7f"
+
+#: Up to so many classes the counts are written into the cells.
+WRITTEN_CLASSES = 30
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def draw_curves(path: Path, history: Sequence[dict[str, float]], metric: str = "accuracy") -> Path:
-    """Draw loss and one metric against epochs, for training and validation."""
-    figure = _figure(9, 3.6)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
-        for split, colour in (("train", BLUE), ("val", ORANGE)):
-            points = [(row["epoch"], row[f"{split}/{name}"]) for row in history if f"{split}/{name}" in row]
-            if points:
-                label = {"train": "training (augmented)" if name == "loss" else "training", "val": "validation"}[split]
-                axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="." if len(points) < 3 else None)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel({"loss": "cross-entropy"}.get(name, name))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> Path:
+    """Write a figure as PNG and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
     return path
 
 
-def draw_confusion(path: Path, expected: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Path:
-    """Draw the confusion matrix: rows are true classes, colour is the share of the row, numbers are counts."""
-    from sklearn.metrics import confusion_matrix
+def curves(rows: Sequence[dict[str, Any]], path: Path, *, best_epoch: int | None = None) -> Path | None:
+    """Draw every measure that has ``train/`` and ``val/`` values over the epochs, one panel each.
 
-    counts = confusion_matrix(expected, predicted, labels=range(len(classes)))
-    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    size = min(16.0, max(4.5, 2.0 + 0.5 * len(classes)))
-    figure = _figure(size + 0.8, size)
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    step = max(1, len(classes) // 50)
-    ticks = range(0, len(classes), step)
-    axes.set_xticks(ticks, [classes[i] for i in ticks], rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, [classes[i] for i in ticks])
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"{int(np.trace(counts))} of {int(counts.sum())} right")
-    if len(classes) <= 25:
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    figure.savefig(path, dpi=110)
-    return path
+    Args:
+        rows: one mapping an epoch, with ``epoch`` and measures.
+        path: the PNG to write.
+        best_epoch: marked by a line.
+    """
+    from matplotlib.figure import Figure
 
-
-def draw_pictures(
-    path: Path, pictures: Sequence[np.ndarray], names: Sequence[tuple[str, str]], caption: str, columns: int = 8
-) -> Path:
-    """Draw pictures ``(H, W, C)`` in [0, 1] with ``(predicted, true)`` names; wrong ones are framed and say both."""
-    rows = max(1, math.ceil(len(pictures) / columns))
-    figure = _figure(1.35 * columns, 1.65 * rows + 0.4)
-    figure.suptitle(caption, fontsize=10)
-    grid: Any = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, picture, (predicted, true) in zip(grid.flat, pictures, names, strict=False):
-        axes.set_axis_on()
-        axes.set_xticks([])
-        axes.set_yticks([])
-        grey = picture.shape[-1] == 1
-        axes.imshow(picture[..., 0] if grey else picture, cmap="gray" if grey else None, vmin=0, vmax=1)
-        wrong = predicted != true
-        for spine in axes.spines.values():
-            spine.set_color(RED if wrong else "#BBBBBB")
-            spine.set_linewidth(3 if wrong else 0.8)
-        title = f"{_short(predicted)}\n(is {_short(true)})" if wrong else _short(predicted)
-        axes.set_title(title, fontsize=8, color=RED if wrong else "black")
-    figure.savefig(path, dpi=110)
-    return path
+    names = list(dict.fromkeys(k.split("/", 1)[1] for row in rows for k in row if k.startswith(("train/", "val/"))))
+    if not names:
+        return None
+    figure = Figure(figsize=(5.6 * len(names), 4.0), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for stage, colour in (("train", TRAIN), ("val", VAL)):
+            points = [(row["epoch"], row[f"{stage}/{name}"]) for row in rows if row.get(f"{stage}/{name}") is not None]
+            marker = "o" if len(points) <= 12 else None
+            axis.plot(*zip(*points, strict=True), color=colour, label=stage, marker=marker, markersize=4) if points else None
+        if best_epoch is not None:
+            axis.axvline(best_epoch, color=BEST, linestyle="--", linewidth=1, label=f"best (epoch {best_epoch})")
+        axis.set(xlabel="epoch", ylabel=name, title=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend()
+    return save_figure(figure, path)
 
 
-def _short(name: str, length: int = 14) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], path: Path) -> Path:
+    """Draw how often each class (row) was taken for each other (column), coloured by the share of the row.
+
+    Up to 30 classes have their counts written in; beyond that colour alone speaks, and cells that hold
+    any mistake stay visible.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    matrix = np.zeros((count, count), dtype=int)
+    np.add.at(matrix, (targets, predictions), 1)
+    share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    longest = max(len(name) for name in classes)
+    cell = 0.55 if count <= WRITTEN_CLASSES else 0.16
+    margin = 1.3 + 0.075 * min(longest, 24)
+    side = max(2.2, cell * count)
+    figure = Figure(figsize=(side + margin + 1.0, side + margin), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.ax.set_yticklabels(["0", "1%", "5%", "20%", "50%", "100%"])
+    bar.set_label("share of the true class")
+    _label_classes(axis, classes)
+    if count <= WRITTEN_CLASSES:
+        size = 9 if matrix.max() < 10_000 else 7
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            colour = "white" if share[row, column] > 0.3 else "black"
+            axis.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=size)
+    right = int(np.trace(matrix))
+    axis.set_title(f"{right} of {matrix.sum()} right ({100 * right / max(1, matrix.sum()):.2f}%)", fontsize=11)
+    return save_figure(figure, path)
+
+
+def _label_classes(axis: Axes, classes: Sequence[str]) -> None:
+    count = len(classes)
+    size = 10 if count <= WRITTEN_CLASSES else 7
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
+    slanted = max(len(name) for name in names) > 3
+    axis.set_xticks(range(count), names, fontsize=size, rotation=90 if slanted else 0)
+    axis.set_yticks(range(count), names, fontsize=size)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="#dddddd", linewidth=0.5)
+    axis.tick_params(which="minor", length=0)

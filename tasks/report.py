@@ -1,96 +1,148 @@
-"""Figures of a finished run: intervals, per-class scores, versions, and the files they are written to."""
+"""Numbers that are reported: scores of a test set with their uncertainty, where they come from, and tables."""
 
 from __future__ import annotations
 
-import csv
-import importlib.metadata
 import json
+import math
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-PACKAGES = ("vsattn", "torch", "torchvision", "lightning", "hydra-core", "numpy")
+import vsattn
+
+#: Packages whose versions are reported.
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
 
 
-def bootstrap_interval(
-    correct: np.ndarray, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of an accuracy (Efron and Tibshirani 1993, chapter 13).
+def classification(
+    targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], *, seed: int
+) -> dict[str, float]:
+    """Score labels ``(n,)`` against targets ``(n,)``.
 
-    Args:
-        correct: bool ``(n,)``, one entry per test item.
-        confidence: coverage of the interval.
-        resamples: how many resamples; ``seed`` draws them.
+    Returns ``test/accuracy`` with ``_low`` and ``_high`` (a 95% interval), ``test/f1_macro``, and
+    ``test/precision/<class>``, ``recall``, ``f1`` and ``support`` of each class that occurs among targets or predictions.
     """
-    from scipy.stats import bootstrap
-
-    values = np.asarray(correct, dtype=np.float64)
-    if len(values) < 2 or values.min() == values.max():
-        return float(values.mean()), float(values.mean())
-    interval = bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="percentile",
-        batch=max(1, 2_000_000 // len(values)), rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
-
-
-def per_class(
-    expected: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
-) -> tuple[list[tuple[str, float, float, float, int]], float]:
-    """Return rows ``(class, precision, recall, F1, count)`` and the mean F1 over the classes, by scikit-learn."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    labels = list(range(len(classes)))
-    columns = precision_recall_fscore_support(expected, predicted, labels=labels, zero_division=0.0)
-    rows = [
-        (name, float(p), float(r), float(f), int(n)) for name, p, r, f, n in zip(classes, *columns, strict=True)
-    ]
-    return rows, float(np.mean([row[3] for row in rows]))
+    correct = np.asarray(targets) == np.asarray(predictions)
+    low, high = bootstrap(correct, seed=seed)
+    present = sorted({*np.unique(targets).tolist(), *np.unique(predictions).tolist()})
+    columns = precision_recall_fscore_support(targets, predictions, labels=present, zero_division=0.0)
+    scores = {
+        "test/accuracy": float(correct.mean()),
+        "test/accuracy_low": low,
+        "test/accuracy_high": high,
+        "test/f1_macro": float(columns[2].mean()),
+    }
+    for name, column in zip(("precision", "recall", "f1", "support"), columns, strict=True):
+        for label, value in zip(present, column, strict=True):
+            scores[f"test/{name}/{classes[label]}"] = int(value) if name == "support" else float(value)
+    return scores
 
 
-def environment() -> dict[str, Any]:
-    """Return versions of what ran, and the git revision of the current folder where there is one."""
-    found: dict[str, Any] = {"versions/python": platform.python_version()}
-    for package in PACKAGES:
+def bootstrap(correct: np.ndarray, *, seed: int, resamples: int = 10_000, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a share of right answers (Efron and Tibshirani 1993, chapter 13).
+
+    Drawing n of n right-or-wrong answers with replacement gives a binomial number of right ones, so that
+    is drawn directly.
+    """
+    n = len(correct)
+    shares = np.random.default_rng(seed).binomial(n, float(np.mean(correct)), size=resamples) / n
+    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def environment() -> dict[str, str]:
+    """Return versions, the system, and the git revision of the code where there is one, as flat strings."""
+    found = {"versions/vsattn": vsattn.__version__, "versions/python": platform.python_version()}
+    for name in PACKAGES:
         try:
-            found[f"versions/{package}"] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            if package == "vsattn":  # an uninstalled checkout knows its version itself
-                import vsattn
+            found[f"versions/{name}"] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    revision = git_revision(Path(vsattn.__file__).resolve().parent.parent)
+    return {**found, "platform": platform.platform(), **({"git_revision": revision} if revision else {})}
 
-                found["versions/vsattn"] = vsattn.__version__
+
+def git_revision(checkout: Path) -> str | None:
+    """Return the commit of a checkout, with ``-dirty`` when files differ from it; None if it is no checkout."""
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return found
-    if revision.returncode == 0:
-        found["git_revision"] = revision.stdout.strip()
-    return found
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
-def write_metrics(folder: Path, metrics: dict[str, Any], history: Sequence[dict[str, float]]) -> None:
-    """Write ``metrics.json`` (flat) and ``metrics.csv`` (one row an epoch)."""
-    text = json.dumps(metrics, indent=2, sort_keys=True)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    names = list(dict.fromkeys(name for row in history for name in row))
-    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(history)
+def write_metrics(metrics: dict[str, Any], path: Path) -> None:
+    """Write a flat JSON file; a number that is not finite becomes null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+    path.write_text(json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a plain table, first column left and the others right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+def tables(metrics: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Arrange ``test/...`` numbers as tables (heading, rows): whole-set scores first, then scores of each class."""
+    whole = {k.split("/", 1)[1]: v for k, v in metrics.items() if k.startswith("test/") and k.count("/") == 1}
+    rows = []
+    for name, value in whole.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        interval = f"{name}_low" in whole and f"{name}_high" in whole
+        between = f"{number(whole[f'{name}_low'])} to {number(whole[f'{name}_high'])}" if interval else ""
+        rows.append([name, number(value), between])
+    result = [(["test", "value", "95% interval"], rows)] if rows else []
+    by_class: dict[str, dict[str, Any]] = {}
+    for key, value in metrics.items():
+        if key.startswith("test/") and key.count("/") > 1:
+            _, name, label = key.split("/", 2)
+            by_class.setdefault(label, {})[name] = value
+    if by_class:
+        names = list(dict.fromkeys(name for scores in by_class.values() for name in scores))
+        rows = [[label, *(number(scores.get(name)) for name in names)] for label, scores in by_class.items()]
+        result.append((["class", *names], rows))
+    return result
 
-    def line(row: Sequence[str]) -> str:
-        cells = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        return "  ".join(cells).rstrip()
 
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *(line(row) for row in rows)])
+def number(value: Any) -> str:
+    """Write a number for a table: whole ones whole, others with four decimals, none as a dash."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def show_tables(metrics: dict[str, Any]) -> None:
+    """Print the tables: with Rich on a terminal, as aligned plain text elsewhere."""
+    for heading, rows in tables(metrics):
+        if sys.stdout.isatty():
+            _rich(heading, rows)
+        else:
+            print("\n" + "\n".join(_aligned([heading, *rows])), flush=True)
+
+
+def _rich(heading: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*[Text(name) for name in heading])
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
+    Console().print(table)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    ]

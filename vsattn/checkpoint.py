@@ -1,90 +1,151 @@
-"""Checkpoints that stand alone: read one back into a model, without its config, Lightning or Hydra."""
+"""Checkpoints that stand alone: weights, config and tokenizer state in plain types, read without running code."""
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vsattn import __version__
-from vsattn.build import build
-from vsattn.errors import CheckpointError, ConfigError, DataError
-from vsattn.model import build_model
-from vsattn.predictor import Predictor
-from vsattn.tokenizers.base import Tokenizer
+from vsattn.errors import CheckpointError, ConfigError, VsattnError
 
-#: Version of what :func:`payload` writes; raised when older code could not read it.
+if TYPE_CHECKING:
+    from vsattn.predictor import Predictor
+    from vsattn.tokenizers.base import Tokenizer
+
+#: The version of the layout of ``checkpoint["vsattn"]``; raised when old files need another reading.
 SCHEMA = 1
 
+#: What stands in ``checkpoint["vsattn"]``, and its types.
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "schema": int,
+    "version": str,
+    "config": (dict, type(None)),
+    "tokenizer_state": dict,
+    "classes": list,
+}
 
-def payload(config: dict[str, Any], tokenizer: Tokenizer, classes: list[str]) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the weights, in plain types alone.
+#: The parts of a config that a model is built from.
+MODEL_PARTS = ("dim", "tokenizer", "encoder", "head")
 
-    Args:
-        config: the whole resolved config.
-        tokenizer: fitted; its state is its vocabulary or preprocessing.
-        classes: names of the classes.
+
+def plain(value: Any, path: str = "config") -> Any:
+    """Return a copy in plain types: dict, list, str, int, float, bool and None; paths become strings.
+
+    Raises:
+        ConfigError: naming the place of anything else, which a checkpoint could not hold safely.
     """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{path}.{i}") for i, item in enumerate(value)]
+    raise ConfigError(f"{path} is a {type(value).__name__}; a checkpoint keeps plain values only (numbers, text, lists)")
+
+
+def payload(config: dict[str, Any] | None, tokenizer: Tokenizer, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what a checkpoint holds beside the weights; without a config it can be read, but not loaded alone."""
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "config": config,
-        "tokenizer_state": tokenizer.state,
-        "classes": list(classes),
+        "config": None if config is None else plain(config),
+        "tokenizer_state": plain(tokenizer.state, "tokenizer_state"),
+        "classes": [str(name) for name in classes],
     }
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file, or the best one of a run folder, to the CPU; nothing in it can run code.
+def locate(path: str | Path) -> Path:
+    """Return the checkpoint file that a path means: the file itself, or the best one of a run's folder.
 
     Raises:
-        CheckpointError: for a file that is missing, truncated, foreign, or of a newer schema.
+        CheckpointError: when there is none.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is no readable checkpoint (truncated, or not one at all): {reason}") from None
-    if not isinstance(content, dict) or not {"vsattn", "state_dict"} <= content.keys():
-        raise CheckpointError(f"{path} is a torch file, but not a vsattn checkpoint")
-    schema = content["vsattn"].get("schema") if isinstance(content["vsattn"], dict) else None
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise CheckpointError(
-            f"{path} has checkpoint schema {schema}; this vsattn {__version__} reads up to {SCHEMA}: upgrade vsattn"
-        )
-    return content
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path}; give a .ckpt file or the folder of a run")
+    for candidate in (path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
+        if candidate.is_file():
+            return candidate
+    found = ", ".join(str(file.relative_to(path)) for file in sorted(path.rglob("*.ckpt"))) or "none"
+    raise CheckpointError(f"{path} holds no checkpoints/best.ckpt; checkpoints in it: {found}")
 
 
-def load(path: str | Path) -> Predictor:
-    """Return the trained model of a checkpoint file or run folder, ready to predict.
-
-    Only classes of allowed packages are built (see `vsattn.build`); of a checkpoint with your own classes, call
-    ``vsattn.build.allow_package`` with their package first.
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint into memory as plain types and tensors, running none of its contents.
 
     Raises:
-        CheckpointError: when the file cannot be read, or its config and weights do not make a model.
+        CheckpointError: when it is missing, damaged, foreign, or of a newer version.
     """
-    content = read(path)
-    kept = content["vsattn"]
+    path = locate(path)
     try:
-        config, classes = kept["config"], list(kept["classes"])
-        tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").load_state(kept["tokenizer_state"])
-        model = build_model(config, tokenizer, num_classes=len(classes))
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error}") from None
-    except (ConfigError, DataError) as error:
-        raise CheckpointError(f"the config kept in {path} makes no model:\n{error}") from None
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes can fail in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged, incomplete, or holds more than plain data ({reason})"
+        ) from None
+    held = checkpoint.get("vsattn") if isinstance(checkpoint, dict) else None
+    if not isinstance(held, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise CheckpointError(f"{path} was not written by vsattn: it has no 'vsattn' entry beside a 'state_dict'")
+    schema = held.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {schema} (vsattn {held.get('version')}) and this is vsattn {__version__}, "
+            f"which reads up to {SCHEMA}: install a newer vsattn"
+        )
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(held.get(name), kind)]
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: its 'vsattn' entry lacks a valid {', '.join(wrong)}")
+    return checkpoint
+
+
+def model_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's own state, without the task's prefix."""
     prefix = "model."
-    weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+    """Load a trained model, ready to predict, from a checkpoint file or the folder of a run.
+
+    Only classes of the allowed packages are built (see :mod:`vsattn.build`), and nothing else of the file is run.
+
+    Raises:
+        CheckpointError: when the file is missing, damaged, foreign, of a newer version, or its parts do not fit.
+    """
+    from vsattn.build import build
+    from vsattn.model import build_model
+    from vsattn.predictor import Predictor
+    from vsattn.tokenizers.base import Tokenizer
+
+    path = locate(path)
+    checkpoint = read(path)
+    held = checkpoint["vsattn"]
+    config = held["config"]
+    missing = [name for name in MODEL_PARTS if name not in (config or {})]
+    if missing:
+        raise CheckpointError(
+            f"{path} holds no config.{missing[0]} to build the model from; build it yourself and load "
+            "vsattn.checkpoint.model_weights(vsattn.checkpoint.read(path)) into it"
+        )
     try:
-        model.load_state_dict(weights)
+        tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").load_state(held["tokenizer_state"])
+        model = build_model(config, tokenizer, num_classes=len(held["classes"]))
+    except VsattnError as error:
+        raise CheckpointError(f"the config in {path} cannot be built here: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        kind = type(error).__name__
+        raise CheckpointError(f"the config or the tokenizer state in {path} is not valid ({kind}: {error})") from error
+    try:
+        model.load_state_dict(model_weights(checkpoint))
     except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} do not fit its config: {error}") from None
-    return Predictor(model, tokenizer, classes)
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise CheckpointError(f"the weights in {path} do not fit the model of its config: {' '.join(lines)}") from None
+    return Predictor(model.to(device), tokenizer, held["classes"])

@@ -1,20 +1,23 @@
-"""A trained model with all it needs to answer about raw items."""
+"""A trained model with its tokenizer and the names of its answers: raw items in, labels out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vsattn.errors import DataError
-from vsattn.model import Model
 from vsattn.tokenizers.base import Tokenizer
 
 
-class Prediction(NamedTuple):
-    """The likeliest class of an item, its probability, and those of all classes."""
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: the likeliest label, its probability, and the probability of every label."""
 
     label: str
     probability: float
@@ -22,39 +25,66 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Answers about raw items with a trained model; made by `vsattn.load`.
+    """Answers for raw items, whatever their number: batches change nothing.
 
     Args:
-        model: put into evaluation mode here.
+        model: batch -> logits ``(B, C)``; put into evaluation mode.
         tokenizer: fitted.
-        classes: names of the classes.
+        classes: the C names.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, classes: list[str]) -> None:
-        self.model, self.tokenizer, self.classes = model.eval(), tokenizer, classes
-
-    def logits(self, items: list[Any]) -> Tensor:
-        """Return the model's logits for one batch of raw items."""
-        device = next(self.model.parameters()).device
-        batch = {name: value.to(device) for name, value in self.tokenizer.collate(items).items()}
-        with torch.inference_mode():
-            return self.model(batch)
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
+        self.model, self.tokenizer, self.classes = model.eval(), tokenizer, list(classes)
 
     def predict(self, items: Iterable[Any], *, batch_size: int = 64) -> list[Prediction]:
-        """Return one prediction per item, in order.
-
-        Args:
-            items: raw items as the tokenizer takes them (for pictures: paths, PIL images, arrays, tensors).
-            batch_size: how many are computed at once; the answers do not depend on it, but for rounding.
+        """Return one `Prediction` per item, such as image paths, PIL images or arrays.
 
         Raises:
-            DataError: naming an item that cannot be read.
+            DataError: naming the item that cannot be read.
         """
-        if isinstance(items, (str, bytes)):
-            raise DataError(f"predict takes a list of items, not one string; write predict([{items!r}])")
-        waiting, predictions = list(items), []
-        for start in range(0, len(waiting), batch_size):
-            for row in self.logits(waiting[start : start + batch_size]).softmax(-1).tolist():
-                best = max(range(len(row)), key=row.__getitem__)
-                predictions.append(Prediction(self.classes[best], row[best], dict(zip(self.classes, row, strict=True))))
-        return predictions
+        return [self._answer(row) for logits in self._batches(items, batch_size) for row in logits.softmax(-1).tolist()]
+
+    def logits(self, items: Iterable[Any], *, batch_size: int = 64) -> Tensor:
+        """Return the model's output ``(n, C)`` for n items, on the CPU."""
+        parts = list(self._batches(items, batch_size))
+        return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+
+    def to(self, device: str | torch.device) -> Predictor:
+        """Move the model, and return self."""
+        self.model.to(device)
+        return self
+
+    def _answer(self, probabilities: list[float]) -> Prediction:
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        named = dict(zip(self.classes, probabilities, strict=True))
+        return Prediction(self.classes[best], probabilities[best], named)
+
+    def _batches(self, items: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
+        if isinstance(items, (str, bytes, Path)):
+            raise DataError(f"predict takes a list of items, not one: use predict([{items!r}])")
+        if batch_size < 1:
+            raise DataError(f"batch_size is at least 1, not {batch_size}")
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        remaining, start = iter(items), 0
+        while chunk := list(islice(remaining, batch_size)):
+            batch = {key: value.to(device) for key, value in self._collate(chunk, start).items()}
+            with torch.inference_mode():
+                output = self.model.eval()(batch).float().cpu()
+            start += len(chunk)
+            yield output
+
+    def _collate(self, chunk: list[Any], start: int) -> dict[str, Tensor]:
+        try:
+            return self.tokenizer.collate(chunk)
+        except DataError:
+            for offset, item in enumerate(chunk):
+                self._collate_one(item, start + offset)
+            raise
+
+    def _collate_one(self, item: Any, index: int) -> None:
+        """Raise the error of one item alone, with its place among all items."""
+        try:
+            self.tokenizer.collate([item])
+        except DataError as error:
+            name = f"item {index} ({item})" if isinstance(item, (str, Path)) else f"item {index}"
+            raise DataError(f"{name} cannot be predicted: {error}") from None

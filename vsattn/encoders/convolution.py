@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from vsattn.encoders.base import Encoder
 from vsattn.errors import ConfigError, ShapeError
@@ -45,13 +45,9 @@ class ConvEncoder(Encoder):
                 f"ConvEncoder needs a grid of vectors without prefix; this set is {vector_set.layout!r} with "
                 f"{vector_set.num_prefix} prefix vectors"
             )
-        for convolution, norm in zip(self.convolutions, self.norms):
-            branch = self._convolve(convolution, vector_set.x, vector_set.grid)
-            branch = self.dropout(norm(branch, vector_set.mask).relu())
-            vector_set = vector_set.replace(x=vector_set.x + branch)
+        mask, grid = vector_set.mask, vector_set.grid
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            maps = vector_set.x.transpose(1, 2).unflatten(2, grid)  # (B, D, H, W); padded cells are 0, as beyond a border
+            branch = self.dropout(norm.on_maps(convolution(maps), mask).relu())
+            vector_set = vector_set.replace(x=vector_set.x + branch.flatten(2).transpose(1, 2))
         return vector_set
-
-    @staticmethod
-    def _convolve(convolution: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        picture = x.transpose(1, 2).unflatten(2, grid)  # (B, D, H, W); padded cells are 0, as beyond a border
-        return convolution(picture).flatten(2).transpose(1, 2)

@@ -70,6 +70,14 @@ class BatchNorm(nn.Module):
         scale = self.weight * torch.rsqrt(var + self.eps)
         return x * scale.to(x.dtype) + (self.bias - mean * scale).to(x.dtype)
 
+    def on_maps(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise feature maps ``(B, D, H, W)`` in the same way; ``mask (B, H * W)`` or None."""
+        if mask is None:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+            )
+        return self(x.flatten(2).transpose(1, 2), mask).transpose(1, 2).unflatten(2, x.shape[2:])
+
     def _batch_statistics(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         keep = torch.ones_like(wide[..., :1]) if mask is None else mask[..., None].to(wide.dtype)

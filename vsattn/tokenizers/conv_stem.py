@@ -75,7 +75,7 @@ class ConvStemEmbedder(nn.Module):
             x = convolution(x)
             cells = None if cells is None else (cells + stride - 1) // stride
             mask = cell_mask(cells, (x.shape[2], x.shape[3]))
-            x = norm(x.flatten(2).transpose(1, 2), mask).transpose(1, 2).unflatten(2, x.shape[2:]).relu()
+            x = norm.on_maps(x, mask).relu()
             if mask is not None:
                 x = x * mask.view(len(x), 1, *x.shape[2:])
             if stage in self.pools:

@@ -1,0 +1,1 @@
+"""The configs: one folder per group, one YAML file per option. They only name things."""
