@@ -51,9 +51,7 @@ def test_gradients_equal_torch_with_padding():
     ours = MultiHeadAttention(12, 3).double()
     theirs = torch.nn.MultiheadAttention(12, 3, batch_first=True).double()
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(
-            torch.cat([p.weight for p in (ours.query_proj, ours.key_proj, ours.value_proj)])
-        )
+        theirs.in_proj_weight.copy_(torch.cat([p.weight for p in (ours.query_proj, ours.key_proj, ours.value_proj)]))
         theirs.in_proj_bias.zero_()
         theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
     mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
@@ -129,7 +127,9 @@ def test_every_kernel_equals_the_reference_forward_and_backward(drawn):
         leaves = [t.clone().requires_grad_() for t in (q, k, v)]
         parameters = [*drawn.score.parameters(), *(drawn.relation.parameters() if drawn.relation else ())]
         try:
-            output = attend(*leaves, sets, sets, drawn.structure, score=drawn.score, relation=drawn.relation, kernel=name)
+            output = attend(
+                *leaves, sets, sets, drawn.structure, score=drawn.score, relation=drawn.relation, kernel=name
+            )
         except ShapeError as error:
             assert name != "reference" and "cannot do this" in str(error)
             continue

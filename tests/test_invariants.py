@@ -1,9 +1,9 @@
 """The nine invariants of the core, as properties over random sets, structures, scores, relations and encoders.
 
-1 True means real / may attend. 2 Padded rows are zero. 3 A query with no allowed key gives exactly 0 and finite gradients.
-4 Padding changes nothing. 5 Permuting the vectors permutes the output. 6 Kernels equal the reference (test_attention.py).
-7 Asking for weights, or training mode without dropout, changes nothing. 8 Causal never sees the future. 9 The output keeps
-the query set's mask, positions, structure and layout.
+1 True means real / may attend. 2 Padded rows are zero. 3 A query with no allowed key gives exactly 0, and finite
+gradients. 4 Padding changes nothing. 5 Permuting the vectors permutes the output. 6 Every kernel equals the reference
+(test_attention.py). 7 Asking for weights changes nothing, nor does training mode without dropout. 8 Causal never sees
+the future. 9 The output keeps the query set's mask, positions, structure and layout.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def test_8_causal_never_sees_a_later_vector(kind, seed, score, count, changed):
 def test_7_and_9_modes_agree_and_the_output_keeps_what_the_set_was(make):
     model = make()
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    sets = VectorSet(torch.randn(2, 6, WIDTH).double(), mask, layout="grid", grid=(2, 3), structure=Dense(torch.eye(6) < 2))
+    sets = VectorSet(
+        torch.randn(2, 6, WIDTH).double(), mask, layout="grid", grid=(2, 3), structure=Dense(torch.eye(6) < 2)
+    )
     if not isinstance(model, ConvEncoder):  # batch statistics differ between the modes by design
         assert torch.equal(model.train()(sets).x, model.eval()(sets).x)
     output = model.eval()(sets)

@@ -83,7 +83,11 @@ def test_from_list_and_unbind_are_inverse(kind, seed, sizes):
     singles = [single(generator, n, kind) for n in sizes]
     batch = VectorSet.from_list(singles)
     for back, one in zip(batch.unbind(), singles, strict=True):
-        assert torch.equal(back.x, one.x) and torch.equal(back.pos, one.pos) and type(back.structure) is type(one.structure)
+        assert (
+            torch.equal(back.x, one.x)
+            and torch.equal(back.pos, one.pos)
+            and type(back.structure) is type(one.structure)
+        )
         if kind != "causal":
             assert torch.equal(back.structure.allowed(back, back), one.structure.allowed(one, one))
         if kind == "edges":

@@ -103,7 +103,9 @@ class Learned(Positions):
         assert self.grid is not None
         positions = vector_set.positions()
         if positions.shape[-1] != 2:
-            raise ShapeError(f"Learned(grid=...) serves grids; these positions have {positions.shape[-1]} coordinate(s)")
+            raise ShapeError(
+                f"Learned(grid=...) serves grids; these positions have {positions.shape[-1]} coordinate(s)"
+            )
         height, width = self.grid
         size = positions.new_tensor([height, width])
         if vector_set.mask is not None:

@@ -109,9 +109,7 @@ class Relative2d(Relation):
     def to_score(self, query: Tensor, pair: Pair) -> Tensor:
         offsets = pair.offsets()
         if offsets.shape[-1] != 2:
-            raise ShapeError(
-                f"Relative2d needs (row, column) positions; these have {offsets.shape[-1]} coordinate(s)"
-            )
+            raise ShapeError(f"Relative2d needs (row, column) positions; these have {offsets.shape[-1]} coordinate(s)")
         reach = self.max_distance
         cell = offsets.round().long().clamp(-reach, reach) + reach
         index = cell[..., 0] * (2 * reach + 1) + cell[..., 1]  # (B|1, Nq, Nk)

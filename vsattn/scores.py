@@ -90,7 +90,7 @@ class Cosine(Score):
 
 
 class Additive(Score):
-    """``v . f(q + k)`` (Bahdanau et al. 2015, section 3.1 and appendix A.1.2; with leaky ReLU GATv2, Brody et al. 2022).
+    """``v . f(q + k)``, pairwise (Bahdanau et al. 2015, appendix A.1.2; with leaky ReLU GATv2, Brody et al. 2022).
 
     Query and key arrive projected, so this is ``v^T tanh(W_q q + W_k k)``; it is pairwise, never a dot product.
 

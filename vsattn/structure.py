@@ -294,7 +294,7 @@ def _checked_edges(edge_index: Tensor, edge_attr: Tensor | None) -> Edges:
 
 
 def _remake(cls: type, **fields: Any) -> Any:
-    made = object.__new__(cls)
+    made: Any = object.__new__(cls)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made

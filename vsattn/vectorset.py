@@ -57,12 +57,8 @@ class VectorSet:
         if x.ndim != 3 or not x.is_floating_point():
             raise ShapeError(f"x is floating point (B, N, D), not {x.dtype} {tuple(x.shape)}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
-            raise ShapeError(
-                f"mask is bool {tuple(x.shape[:2])} (True = real), not {mask.dtype} {tuple(mask.shape)}"
-            )
-        if pos is not None and (
-            pos.ndim != 3 or pos.shape[1] != x.shape[1] or pos.shape[0] not in (1, x.shape[0])
-        ):
+            raise ShapeError(f"mask is bool {tuple(x.shape[:2])} (True = real), not {mask.dtype} {tuple(mask.shape)}")
+        if pos is not None and (pos.ndim != 3 or pos.shape[1] != x.shape[1] or pos.shape[0] not in (1, x.shape[0])):
             raise ShapeError(f"pos is (B, N, P) for x {tuple(x.shape)}, not {tuple(pos.shape)}")
         if self.layout not in ("free", "sequence", "grid"):
             raise ShapeError(f"layout is 'free', 'sequence' or 'grid', not {self.layout!r}")

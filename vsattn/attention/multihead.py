@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vsattn.attention.functional import attend, attention_weights
@@ -14,6 +13,11 @@ from vsattn.relations import Relation
 from vsattn.scores import ScaledDot, Score
 from vsattn.structure import Full, Structure
 from vsattn.vectorset import VectorSet
+
+
+def as_set(vectors: VectorSet | Tensor) -> VectorSet:
+    """Return a set as it is, and a tensor ``(B, N, D)`` as a free set without padding."""
+    return vectors if isinstance(vectors, VectorSet) else VectorSet(vectors)
 
 
 class MultiHeadAttention(nn.Module):
@@ -101,9 +105,9 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ShapeError: when lengths, widths or batch sizes do not fit.
         """
-        query_set = query if isinstance(query, VectorSet) else VectorSet(query)
+        query_set = as_set(query)
         is_self = key is None or key is query
-        key_set = query_set if is_self else key if isinstance(key, VectorSet) else VectorSet(key)
+        key_set = query_set if key is None or is_self else as_set(key)
         values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
         self._check(query_set.x, key_set.x, values)
         combined = self.structure & query_set.structure if is_self else self.structure
@@ -134,7 +138,11 @@ class MultiHeadAttention(nn.Module):
                 "query, key, value share B, and key and value share N; "
                 f"got {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
             )
-        projections = (("query", query, self.query_proj), ("key", key, self.key_proj), ("value", value, self.value_proj))
+        projections = (
+            ("query", query, self.query_proj),
+            ("key", key, self.key_proj),
+            ("value", value, self.value_proj),
+        )
         for name, given, projection in projections:
             if given.shape[-1] != projection.in_features:
                 raise ShapeError(

@@ -51,4 +51,3 @@ def beyond_prefix(case: Case, part) -> Tensor:
     values, keep = part(case.pair), case.pair.beyond_prefix()
     values = values if keep is None else values.masked_fill(~keep[..., None], 0.0)
     return values.to(case.query.dtype).expand(*case.query.shape[:2], *values.shape[2:])
-

@@ -47,7 +47,10 @@ class ConvEncoder(Encoder):
             )
         mask, grid = vector_set.mask, vector_set.grid
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            maps = vector_set.x.transpose(1, 2).unflatten(2, grid)  # (B, D, H, W); padded cells are 0, as beyond a border
+            assert isinstance(norm, BatchNorm)
+            maps = vector_set.x.transpose(1, 2).unflatten(
+                2, grid
+            )  # (B, D, H, W); padded cells are 0, as beyond a border
             branch = self.dropout(norm.on_maps(convolution(maps), mask).relu())
             vector_set = vector_set.replace(x=vector_set.x + branch.flatten(2).transpose(1, 2))
         return vector_set
