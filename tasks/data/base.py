@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import Dataset
+
+
+class Split(Protocol):
+    """Pairs ``(item, target)`` by index; a list is one, and so is a torch `Dataset` with a length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
 
 
 class Data(ABC):
@@ -18,13 +26,13 @@ class Data(ABC):
 
     Attributes:
         classes: names of the classes, in the order of the targets.
-        train, val, test: sequences of ``(item, target)``.
+        train, val, test: the splits, of ``(item, target)``.
     """
 
     classes: list[str]
-    train: Sequence[tuple[Any, Any]]
-    val: Sequence[tuple[Any, Any]]
-    test: Sequence[tuple[Any, Any]]
+    train: Split
+    val: Split
+    test: Split
 
     def __init__(self, *, augment: Callable[[Any], Any] | None = None) -> None:
         self.augment = augment
@@ -42,16 +50,31 @@ class Data(ABC):
             DataError: naming what is missing or wrong.
         """
 
-    def fit_items(self, limit: int) -> list[Any]:
+    def fit_items(self, limit: int) -> Items:
         """Return at most ``limit`` training items, evenly spaced, undistorted, for a tokenizer's `fit`."""
         step = max(1, -(-len(self.train) // limit))
-        return [self.train[i][0] for i in range(0, len(self.train), step)]
+        return Items(self.train, range(0, len(self.train), step))
+
+
+class Items(Sequence[Any]):
+    """The items of a split, without targets, at ``indices``; each is read when it is asked for."""
+
+    def __init__(self, pairs: Split, indices: Sequence[int]) -> None:
+        self.pairs, self.indices = pairs, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Items(self.pairs, self.indices[index])
+        return self.pairs[self.indices[index]][0]
 
 
 class Augmented(Dataset):
     """A split whose items pass through ``augment`` each time they are read."""
 
-    def __init__(self, items: Sequence[tuple[Any, Any]], augment: Callable[[Any], Any]) -> None:
+    def __init__(self, items: Split, augment: Callable[[Any], Any]) -> None:
         self.items, self.augment = items, augment
 
     def __len__(self) -> int:
@@ -63,7 +86,7 @@ class Augmented(Dataset):
 
 
 def split_off(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return indices ``(rest, part)``: a seeded part of about ``fraction`` of each class, and what is left, in order."""
+    """Return indices ``(rest, part)``: a seeded ``fraction`` of each class, and what is left, in order."""
     generator = torch.Generator().manual_seed(seed)
     by_class: dict[int, list[int]] = {}
     for index, target in enumerate(targets):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vsattn.errors import DataError
+from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.images import read_image
 
 from .base import Data, split_off
+from .download import load_split
 
 #: Endings that `ImageFolder` reads.
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+#: Files that file managers leave in picture folders.
+LITTER = ("thumbs.db", "desktop.ini")
 
 
 class TensorImages:
@@ -73,7 +77,7 @@ class _TorchvisionImages(Data):
     ) -> None:
         super().__init__(augment=augment)
         if not 0 < val_fraction < 1:
-            raise DataError(f"{self.name}.val_fraction is between 0 and 1, not {val_fraction}")
+            raise ConfigError(f"{self.name}.val_fraction is between 0 and 1, not {val_fraction}")
         self.root, self.val_fraction = Path(root).expanduser(), val_fraction
 
     def setup(self, seed: int) -> None:
@@ -84,35 +88,16 @@ class _TorchvisionImages(Data):
     def _load(self, train: bool) -> TensorImages:
         import torchvision
 
-        kind = getattr(torchvision.datasets, self.name)
-        try:
-            found = kind(str(self.root), train=train, download=False)
-        except (RuntimeError, OSError, ValueError, EOFError) as reason:
-            found = self._download(kind, train, reason)
+        found = load_split(getattr(torchvision.datasets, self.name), self.root, self.files, train=train)
         self.classes = [str(name) for name in found.classes]
         data = torch.as_tensor(found.data)
         images = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
         return TensorImages(images, torch.as_tensor(found.targets).long())
 
-    def _download(self, kind: Any, train: bool, reason: Exception) -> Any:
-        try:
-            return kind(str(self.root), train=train, download=True)
-        except Exception as error:  # whatever the network, the disk or the file says
-            where = "\n".join(f"  {self.root / name}" for name in self.files)
-            raise DataError(
-                f"{self.name} was not found under {self.root} ({_first_line(reason)}) and could not be downloaded "
-                f"({_first_line(error)}). Point VSATTN_DATA or paths.data at the folder that holds it; these files belong "
-                f"there:\n{where}"
-            ) from None
-
 
 def _idx(folder: str) -> tuple[str, ...]:
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     return tuple(f"{folder}/raw/{name}-ubyte" for name in names)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class FashionMNIST(_TorchvisionImages):
@@ -131,7 +116,8 @@ class CIFAR10(_TorchvisionImages):
     """60,000 colour pictures, 32 x 32, ten classes (Krizhevsky 2009)."""
 
     files = tuple(
-        f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+        f"cifar-10-batches-py/{name}"
+        for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
     )
 
 
@@ -162,7 +148,7 @@ class ImageFolder(Data):
     ) -> None:
         super().__init__(augment=augment)
         if not 0 < val_fraction < 1:
-            raise DataError(f"ImageFolder.val_fraction is between 0 and 1, not {val_fraction}")
+            raise ConfigError(f"ImageFolder.val_fraction is between 0 and 1, not {val_fraction}")
         self.root, self.val_fraction = Path(root).expanduser(), val_fraction
 
     def setup(self, seed: int) -> None:
@@ -182,29 +168,47 @@ class ImageFolder(Data):
     def _class_names(self, split: str) -> list[str]:
         folder = self.root / split
         if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}; {self.root} needs train/, test/ and perhaps val/")
+            raise DataError(
+                f"there is no folder {folder}; {self.root} needs train/, test/ and perhaps val/: {self._example(split)}"
+            )
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if len(names) < 2:
-            raise DataError(f"{folder} needs one folder per class, at least two; it has {names}")
+        if len(names) < (2 if split == "train" else 1):
+            raise DataError(f"{folder} needs one folder per class, {names or 'none'} found: {self._example(split)}")
         return names
 
     def _files(self, split: str) -> ImageFiles:
         extra = sorted(set(self._class_names(split)) - set(self.classes))
         if extra:
-            raise DataError(f"{self.root / split} has classes that train does not know: {', '.join(extra)}")
+            raise DataError(
+                f"{self.root / split} has classes that train does not know: {', '.join(extra)}; "
+                f"train has: {', '.join(self.classes)}"
+            )
         paths: list[Path] = []
         targets: list[int] = []
         for target, name in enumerate(self.classes):
             folder = self.root / split / name
-            found = [Path(base) / f for base, _, files in os.walk(folder) for f in files if not f.startswith(".")]
-            pictures = sorted(path for path in found if path.suffix.lower() in EXTENSIONS)
-            others = sorted(set(found) - set(pictures))
+            found = sorted(_visible_files(folder))
+            pictures = [path for path in found if path.suffix.lower() in EXTENSIONS]
+            others = [path for path in found if path.suffix.lower() not in EXTENSIONS]
             if others:
-                raise DataError(f"{others[0]} is no picture file; known endings: {' '.join(EXTENSIONS)}")
+                raise DataError(
+                    f"{others[0]} is no picture file; move it away, or hide it with a leading dot "
+                    f"(picture files end in {' '.join(EXTENSIONS)})"
+                )
             if not pictures and split == "train":
-                raise DataError(f"class folder {folder} holds no picture")
+                raise DataError(f"class folder {folder} holds no picture; fill it, or remove it")
             paths += pictures
             targets += [target] * len(pictures)
         if not paths:
             raise DataError(f"{self.root / split} holds no picture")
         return ImageFiles(paths, targets)
+
+    def _example(self, split: str) -> str:
+        return f"pictures lie like {self.root / split / 'cat' / '1.png'}, where cat is a class"
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder but hidden ones and those that file managers leave behind."""
+    for base, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(base) / name for name in files if not name.startswith(".") and name.lower() not in LITTER)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as TF
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vsattn.errors import ConfigError, DataError
@@ -21,7 +20,7 @@ FIT_ITEMS = 5000
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Read a picture file.
+    """Read a picture file, turned upright where its EXIF data say how.
 
     Raises:
         DataError: naming the file, when it is missing, empty, truncated, or no picture.
@@ -29,18 +28,20 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return image.copy()
+            return ImageOps.exif_transpose(image).copy()
     except FileNotFoundError:
         raise DataError(f"there is no picture {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}") from None
+    except Exception as error:  # decoders raise many kinds on bytes that are wrong; all mean this
+        reason = "the format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{path} cannot be read as a picture: {reason or type(error).__name__}") from error
 
 
 def to_tensor(item: Any, name: str) -> Tensor:
     """Turn a picture of any accepted kind into float32 ``(C, H, W)`` in [0, 1], with C = 1 or 3.
 
-    Accepted: a path, a PIL image of any mode (transparency is laid on white), an array ``(H, W)`` or
-    ``(H, W, C)``, a tensor ``(H, W)`` or ``(C, H, W)``; arrays and tensors in uint8, or floating point in [0, 1].
+    Accepted: a path, a PIL image of any mode, an array ``(H, W)`` or ``(H, W, C)``, a tensor ``(H, W)`` or
+    ``(C, H, W)``; arrays and tensors in uint8, or floating point in [0, 1], with C = 1 or 3. What is transparent
+    in a path or PIL image is laid on white.
 
     Raises:
         DataError: naming the item, for anything else, an empty picture, NaN, or values out of range.
@@ -49,39 +50,67 @@ def to_tensor(item: Any, name: str) -> Tensor:
         name = str(item)
         item = read_image(item)
     if isinstance(item, Image.Image):
-        return _from_pil(item)
+        return _from_pil(item, name)
+    shape, order = None, "(C, H, W)"
     if isinstance(item, np.ndarray):
-        item = torch.from_numpy(np.ascontiguousarray(item))
+        shape, order = item.shape, "(H, W, C)"
+        item = torch.from_numpy(np.ascontiguousarray(_native(item, name)))
         item = item.permute(2, 0, 1) if item.ndim == 3 else item
     if not isinstance(item, Tensor):
         raise DataError(f"{name} is a {type(item).__name__}; a picture is a path, PIL image, array or tensor")
+    shape = tuple(item.shape) if shape is None else shape
     item = item[None] if item.ndim == 2 else item
     if item.ndim != 3 or item.shape[0] not in (1, 3) or item.numel() == 0:
-        raise DataError(f"{name} has shape {tuple(item.shape)}; a picture is (C, H, W) with 1 or 3 channels, not empty")
+        raise DataError(f"{name} has shape {shape}; a picture is (H, W) or {order} with 1 or 3 channels, not empty")
     if item.dtype == torch.uint8:
         return item.float() / 255
     if not item.is_floating_point():
         raise DataError(f"{name} holds {item.dtype}; use uint8, or floating point in [0, 1]")
-    if not bool(item.isfinite().all()):
+    return _in_range(item.float(), 1.0, name)
+
+
+def _native(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.bool_ or array.dtype.kind not in "uif":
+        raise DataError(f"{name} holds {array.dtype}; use uint8, or floating point in [0, 1]")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _in_range(values: Tensor, top: float, name: str) -> Tensor:
+    if not bool(values.isfinite().all()):
         raise DataError(f"{name} holds NaN or infinity")
-    if float(item.min()) < 0 or float(item.max()) > 1:
-        raise DataError(f"{name} has values in [{float(item.min()):.3g}, {float(item.max()):.3g}], not in [0, 1]")
-    return item.float()
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > top * (1 + 1e-5):  # resizing may leave the range by a rounding
+        raise DataError(f"{name} has values in [{low:.6g}, {high:.6g}], not in [0, {top:g}]")
+    return (values / top).clamp(max=1)
 
 
-def _from_pil(image: Image.Image) -> Tensor:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+def _on_white(picture: Tensor) -> Tensor:
+    if picture.shape[0] in (1, 3):
+        return picture
+    opacity = picture[-1:]
+    return picture[:-1] * opacity + (1 - opacity)
+
+
+def _from_pil(image: Image.Image, name: str) -> Tensor:
+    if 0 in image.size:
+        raise DataError(f"{name} is {image.height} x {image.width} pixels: empty")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return _in_range(torch.from_numpy(np.array(image).astype(np.float32))[None], 65535.0, name)
+    if image.mode in ("I", "F"):  # what made them decides their range: a conversion by PIL, or a 16-bit file
         values = torch.from_numpy(np.array(image, dtype=np.float32))[None]
-        top = 65535.0 if float(values.max()) > 255 else 255.0
-        return (values / (1.0 if image.mode == "F" and float(values.max()) <= 1 else top)).clamp(0, 1)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    grey = image.mode in ("L", "1")
-    array = np.array(image.convert("L" if grey else "RGB"), dtype=np.uint8)
+        high = float(values.max())
+        unit = image.mode == "F" and high <= 1
+        return _in_range(values, 1.0 if unit else 255.0 if high <= 255 else 65535.0, name)
+    grey = image.mode in ("1", "L", "LA", "La")
+    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    wanted = ("LA" if grey else "RGBA") if transparent else "L" if grey else "RGB"
+    try:
+        array = np.array(image.convert(wanted), dtype=np.uint8)
+    except ValueError as error:
+        raise DataError(f"{name} has mode {image.mode}, which PIL cannot make {wanted}: {error}") from None
     tensor = torch.from_numpy(array)
-    return (tensor[None] if grey else tensor.permute(2, 0, 1)).float() / 255
+    return _on_white((tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)).float() / 255)
 
 
 class ImageTokenizer(Tokenizer):
@@ -103,6 +132,8 @@ class ImageTokenizer(Tokenizer):
         if size is not None and (len(sides) > 2 or any(side < 1 for side in sides)):
             raise ConfigError(f"size is null, a longer side, or [height, width], all positive; not {size}")
         self.size = size if size is None or isinstance(size, int) else (int(sides[0]), int(sides[-1]))
+        if max_vectors < 1:
+            raise ConfigError(f"max_vectors is at least 1, not {max_vectors}")
         self.channels, self.max_vectors = channels, max_vectors
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
@@ -110,24 +141,46 @@ class ImageTokenizer(Tokenizer):
         raise NotImplementedError(f"{type(self).__name__} must define grid_of(height, width)")
 
     def fit(self, items: Iterable[Any]) -> ImageTokenizer:
-        """Learn channels, size, and mean and standard deviation of each channel.
+        """Learn channels, size, and mean and standard deviation of each channel, one picture in memory at a time.
+
+        At most `FIT_ITEMS` are read: evenly spaced ones of a sequence, the first ones of another iterable.
 
         Raises:
-            DataError: when there is no item, or one cannot be read.
+            DataError: when there is no item, or one cannot be read or would become more than ``max_vectors``.
         """
-        pictures = [to_tensor(item, f"training item {i}") for i, item in enumerate(islice(items, FIT_ITEMS))]
-        if not pictures:
+        channels, height, width, count = self.channels or 1, 0, 0, 0
+        total = torch.zeros(2, 3, dtype=torch.float64)  # sums of values and of squares, in three channels
+        for index, item in _spread(items):
+            picture = to_tensor(item, f"training item {index}")
+            if self.channels is None:
+                channels = max(channels, picture.shape[0])
+            picture = self._resized(picture if self.channels is None else _with_channels(picture, channels))
+            self._check_count(picture, f"training item {index}")
+            pixels = picture.double().flatten(1)
+            total += torch.stack([pixels.sum(1), pixels.square().sum(1)])  # grey counts for all three
+            height, width, count = max(height, picture.shape[1]), max(width, picture.shape[2]), count + pixels.shape[1]
+        if not count:
             raise DataError(f"{type(self).__name__}.fit got no pictures")
-        channels = self.channels or max(picture.shape[0] for picture in pictures)
-        pictures = [self._resized(_with_channels(picture, channels)) for picture in pictures]
-        pixels = torch.cat([picture.flatten(1).double() for picture in pictures], dim=1)
+        mean, square = total[:, :channels] / count
         self._state = {
             "channels": channels,
-            "height": max(picture.shape[1] for picture in pictures),
-            "width": max(picture.shape[2] for picture in pictures),
-            "mean": pixels.mean(1).tolist(),
-            "std": pixels.std(1, correction=0).clamp(min=1e-3).tolist(),
+            "height": height,
+            "width": width,
+            "mean": mean.tolist(),
+            "std": (square - mean.square()).clamp(min=1e-6).sqrt().tolist(),
         }
+        return self
+
+    def load_state(self, state: dict[str, Any]) -> ImageTokenizer:
+        """Take over what another image tokenizer learned, and return self.
+
+        Raises:
+            DataError: for the state of another kind of tokenizer.
+        """
+        missing = sorted({"channels", "height", "width", "mean", "std"} - set(state))
+        if missing:
+            raise DataError(f"this is no state of {type(self).__name__}: {', '.join(missing)} missing")
+        super().load_state(state)
         return self
 
     def collate(self, items: Sequence[Any], train: bool = False) -> dict[str, Tensor]:
@@ -136,7 +189,7 @@ class ImageTokenizer(Tokenizer):
         Raises:
             DataError: naming the item that cannot be read, or is too large.
         """
-        if not items:
+        if len(items) == 0:
             raise DataError("a batch needs at least one picture")
         pictures = [self._picture(item, i) for i, item in enumerate(items)]
         sizes = [tuple(picture.shape[1:]) for picture in pictures]
@@ -164,13 +217,16 @@ class ImageTokenizer(Tokenizer):
     def _picture(self, item: Any, index: int) -> Tensor:
         name = str(item) if isinstance(item, (str, Path)) else f"item {index} of the batch"
         picture = self._resized(_with_channels(to_tensor(item, name), self.state["channels"]))
+        self._check_count(picture, name)
+        return picture
+
+    def _check_count(self, picture: Tensor, name: str) -> None:
         height, width = self.grid_of(*picture.shape[1:])
         if height * width > self.max_vectors:
             raise DataError(
-                f"{name} is {picture.shape[1]} x {picture.shape[2]} and would become {height * width} vectors, more than "
-                f"max_vectors={self.max_vectors}; set tokenizer.size (say 64), larger patches, or raise max_vectors"
+                f"{name} is {picture.shape[1]} x {picture.shape[2]} and would become {height * width} vectors, more "
+                f"than max_vectors={self.max_vectors}; set tokenizer.size (say 64), use larger patches, or raise it"
             )
-        return picture
 
     def _resized(self, picture: Tensor) -> Tensor:
         height, width = picture.shape[1:]
@@ -181,13 +237,27 @@ class ImageTokenizer(Tokenizer):
             target = (max(1, round(height * scale)), max(1, round(width * scale)))
         else:
             target = self.size
-        return picture if target == (height, width) else TF.resize(picture, list(target), antialias=True)
+        if target == (height, width):
+            return picture
+        import torchvision.transforms.v2.functional as TF  # slow to import, and often not needed
+
+        return TF.resize(picture, list(target), antialias=True)
+
+
+def _spread(items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    if isinstance(items, Sized) and hasattr(items, "__getitem__"):
+        step = max(1, -(-len(items) // FIT_ITEMS))
+        return ((i, items[i]) for i in range(0, len(items), step))
+    return enumerate(islice(items, FIT_ITEMS))
 
 
 def _with_channels(picture: Tensor, channels: int) -> Tensor:
     if picture.shape[0] == channels:
         return picture
-    return picture.expand(3, -1, -1) if channels == 3 else TF.rgb_to_grayscale(picture)
+    if channels == 3:
+        return picture.expand(3, -1, -1)
+    red, green, blue = picture
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[None]  # ITU-R BT.601, as torchvision has it
 
 
 def cell_mask(cells: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
