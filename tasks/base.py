@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from vsattn.checkpoint import payload
 from vsattn.errors import VsattnError
@@ -29,6 +29,31 @@ Stage = Literal["train", "val"]
 CHECK_EVERY = 20
 
 
+class MeanLoss(Metric):
+    """``sum(n_b * loss_b) / sum(n_b)`` over batches b of n_b targets: the mean over targets, last short batch included.
+
+    torchmetrics' own ``MeanMetric`` forgets the weights when it is told not to look for NaN, and otherwise drops NaN.
+    """
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        """Add the mean loss of ``count`` targets."""
+        self.total += loss * count
+        self.weight += count
+
+    def compute(self) -> Tensor:
+        """Return the mean over all targets so far."""
+        return self.total / self.weight
+
+
 class Task(pl.LightningModule, ABC):
     """Base of all tasks. A new one defines the abstract methods, and `training_loss` and `draw` if it wants.
 
@@ -38,7 +63,7 @@ class Task(pl.LightningModule, ABC):
         classes: names of the answers, in the order of the targets.
         optimizer: a partial of a torch optimizer; None is AdamW.
         schedule: a partial of a torch schedule, see :mod:`vsattn.tasks.optim`; None keeps the rate.
-        config: the plain config that the model was built from; kept in checkpoints, which need it to stand alone.
+        recipe: the plain config that the model was built from; kept in checkpoints, which need it to stand alone.
     """
 
     def __init__(
@@ -49,12 +74,12 @@ class Task(pl.LightningModule, ABC):
         *,
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Callable[..., LRScheduler] | None = None,
-        config: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.classes = model, tokenizer, list(classes)
-        self.optimizer, self.schedule, self.config = optimizer, schedule, config
-        self.meters = nn.ModuleDict({f"{stage}_meters": self._new_meters() for stage in ("train", "val")})
+        self.optimizer, self.schedule, self.recipe = optimizer, schedule, recipe
+        self.train_meters, self.val_meters = self._new_meters(), self._new_meters()
         self.remembered: list[Any] = []
         self._recent: list[tuple[int, int, Tensor]] = []
 
@@ -127,8 +152,8 @@ class Task(pl.LightningModule, ABC):
 
     def results(self, stage: Stage) -> dict[str, float]:
         """Return ``<stage>/loss`` and the metrics over what this epoch has seen so far; nothing if it saw nothing."""
-        meters = self.meters[f"{stage}_meters"].items()
-        return {f"{stage}/{name}": float(m.compute()) for name, m in meters if m.update_count}
+        meters = self._meters(stage).items()
+        return {f"{stage}/{name}": float(meter.compute()) for name, meter in meters if meter.update_count}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule."""
@@ -140,7 +165,7 @@ class Task(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what :func:`vsattn.load` needs, in plain types."""
-        checkpoint["vsattn"] = payload(self.config, self.tokenizer, self.classes)
+        checkpoint["vsattn"] = payload(self.recipe, self.tokenizer, self.classes)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's measures."""
@@ -173,14 +198,17 @@ class Task(pl.LightningModule, ABC):
         self.log_dict(results, sync_dist=True)
 
     def _new_meters(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"loss": MeanMetric(nan_strategy="disable"), **self.metrics()})
+        return nn.ModuleDict({"loss": MeanLoss(), **self.metrics()})
+
+    def _meters(self, stage: Stage) -> dict[str, Metric]:
+        return dict((self.train_meters if stage == "train" else self.val_meters).items())  # type: ignore[arg-type]
 
     def _reset(self, stage: Stage) -> None:
-        for meter in self.meters[f"{stage}_meters"].values():
+        for meter in self._meters(stage).values():
             meter.reset()
 
     def _measure(self, stage: Stage, loss: Tensor, output: Tensor, batch: dict[str, Tensor]) -> None:
-        meters = dict(self.meters[f"{stage}_meters"].items())
+        meters = self._meters(stage)
         meters.pop("loss").update(loss.detach(), self.count(batch))
         self.measure(meters, output.detach(), batch)
 

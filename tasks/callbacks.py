@@ -20,15 +20,16 @@ class EpochTable(Callback):
     """Keeps one row of measures an epoch, writes it to a CSV file, and hands it to ``show``.
 
     Args:
-        path: the file, written anew when a column appears, otherwise appended to.
+        path: the file, written anew when a column appears, otherwise appended to; None writes none.
         show: called with the row and the number of epochs (-1: no end).
     """
 
-    def __init__(self, path: Path, show: Callable[[Row, int], None] | None = None) -> None:
+    def __init__(self, path: Path | None, *, show: Callable[[Row, int], None] | None = None) -> None:
         self.path, self.show = path, show
         self.rows: list[Row] = []
         self._val: Row = {}
         self._began = 0.0
+        self._columns: list[str] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -52,23 +53,27 @@ class EpochTable(Callback):
         }
         self.rows.append(row)
         if trainer.is_global_zero:
-            self._write()
+            if self.path is not None:
+                self._write(self.path)
             if self.show is not None:
                 self.show(row, trainer.max_epochs or -1)
 
-    def _write(self) -> None:
+    def _write(self, path: Path) -> None:
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
         columns.sort(key="seconds".__eq__)
         fresh = len(self.rows) == 1 or set(columns) != set(self._columns)
         self._columns = columns if fresh else self._columns
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w" if fresh else "a", newline="") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w" if fresh else "a", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             if fresh:
                 writer.writeheader()
             writer.writerows(self.rows if fresh else self.rows[-1:])
 
-    _columns: list[str] = []
+
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Tell whether this is ``fast_dev_run``, which keeps nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def print_row(row: Row, epochs: int) -> None:
@@ -82,23 +87,30 @@ def print_row(row: Row, epochs: int) -> None:
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's Rich bar with the loss and the metrics of the epoch so far; the finished bars stay."""
+    """Lightning's Rich bar for the epoch in progress, with its loss and metrics so far; finished epochs are lines.
 
-    def __init__(self, *, refresh_rate: int = 1, every: float = 0.25) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=True)
-        self._every, self._next, self._shown = every, 0.0, {}  # type: ignore[var-annotated]
+    Args:
+        every: seconds between two looks at the measures.
+    """
+
+    def __init__(self, *, every: float = 0.25) -> None:
+        super().__init__(refresh_rate=1, leave=False)
+        self._every, self._next = every, 0.0
+        self._shown: dict[str, Any] = {}
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return what stands at the end of the bar, computed a few times a second."""
-        if trainer.world_size > 1:  # computing there waits for the other ranks, which draw no bar
-            return {key: float(value) for key, value in trainer.callback_metrics.items()}
+        """Return what stands at the end of the bar."""
+        if trainer.world_size > 1:  # computing them waits for the other ranks, which draw no bar
+            return {}
         now = time.perf_counter()
-        ended = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not trainer.training
-        if isinstance(pl_module, Task) and (ended or now >= self._next):
+        if isinstance(pl_module, Task) and now >= self._next:
             self._next = now + self._every
-            values = {**pl_module.results("train"), **pl_module.results("val")}
-            self._shown = {key.replace("train/", ""): f"{value:.4f}" for key, value in values.items()}
+            self._shown = {k.split("/", 1)[1]: f"{v:.4f}" for k, v in pl_module.results("train").items()}
         return dict(self._shown)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self.trainer.max_epochs or -1
+        return f"epoch {current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
 
 
 class Checkpoints(ModelCheckpoint):
@@ -113,6 +125,9 @@ class Checkpoints(ModelCheckpoint):
         monitor: a measure of every validation, such as ``val/loss`` or ``val/accuracy``.
         mode: whether it should be small or large.
         save_last: keep ``last.ckpt``.
+        last_every: seconds that must pass before it is written again, since an epoch may be shorter than the writing;
+            the last epoch of all is always written.
+        save_on_exception: write ``last.ckpt`` also when training is interrupted, but not when the loss was not finite.
         save_weights_only: leave out the optimizer's state, with which training could go on.
     """
 
@@ -123,6 +138,8 @@ class Checkpoints(ModelCheckpoint):
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
         save_last: bool = True,
+        last_every: float = 10.0,
+        save_on_exception: bool = True,
         save_weights_only: bool = False,
     ) -> None:
         super().__init__(
@@ -130,16 +147,31 @@ class Checkpoints(ModelCheckpoint):
             filename="best",
             monitor=monitor,
             mode=mode,
+            save_on_exception=save_on_exception,
             save_weights_only=save_weights_only,
             auto_insert_metric_name=False,
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
-        self.keep_last = save_last
+        self.keep_last, self.last_every, self._written = save_last, last_every, 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Renew ``last.ckpt``."""
         super().on_train_epoch_end(trainer, pl_module)
-        if self.keep_last and not trainer.fast_dev_run and self.dirpath is not None:
+        epochs_done = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
+        steps_done = 0 < trainer.max_steps <= trainer.global_step
+        if epochs_done or steps_done or trainer.should_stop or time.monotonic() - self._written >= self.last_every:
+            self._save_last(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Renew ``last.ckpt`` when training is interrupted, so that it can go on."""
+        if self.save_on_exception and self.keep_last and trainer.training:
+            self._save_last(trainer)
+            if trainer.is_global_zero and self.last_model_path:
+                print(f"interrupted; the weights of this moment are in {self.last_model_path}", flush=True)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        if self.keep_last and not is_trial(trainer) and self.dirpath is not None:
             self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
             trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
+            self._written = time.monotonic()

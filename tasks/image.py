@@ -46,7 +46,7 @@ class ImageTask(Task):
         model: batch -> logits ``(B, C)``.
         tokenizer: a fitted image tokenizer.
         classes: their names.
-        optimizer, schedule, config: see :class:`Task`.
+        optimizer, schedule, recipe: see :class:`Task`.
         label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
         mixup: alpha of MixUp's Beta distribution (Zhang et al. 2018); 0 is off.
         cutmix: alpha of CutMix's (Yun et al. 2019); 0 is off.
@@ -64,7 +64,7 @@ class ImageTask(Task):
         *,
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Callable[..., LRScheduler] | None = None,
-        config: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -76,7 +76,7 @@ class ImageTask(Task):
         if len(classes) < 2:
             raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
         self.num_classes = len(classes)
-        super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, config=config)
+        super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
 
     def collator(self, train: bool) -> Collate:
@@ -175,8 +175,8 @@ def examples(rows: list[tuple[Any, str, float, str]], title: str, path: Path) ->
         axis.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation=smooth)
         right = predicted == true
         colour = "#2e7d32" if right else "#c62828"
-        text = shorten(predicted) + f" {100 * probability:.0f}%"
-        axis.set_title(text if right else f"{text}\nis {shorten(true)}", fontsize=9, color=colour)
+        text = f"{shorten(predicted)} ({100 * probability:.0f}%)"
+        axis.set_title(text if right else f"{text}\ntrue: {shorten(true)}", fontsize=9, color=colour)
         for spine in axis.spines.values():
             spine.set(color=colour, linewidth=1.0 if right else 3.0)
     return save_figure(figure, path)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 TRAIN, VAL, BEST = "#1f77b4", "#d95f02", "#7f7f7f"
 
-#: Up to so many classes the counts are written into the cells.
-WRITTEN_CLASSES = 30
+#: Up to so many classes the counts are written into the cells, and up to so many every class is named.
+WRITTEN_CLASSES, NAMED_CLASSES = 30, 100
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> Path:
@@ -43,7 +43,9 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, *, best_epoch: int | None
         for stage, colour in (("train", TRAIN), ("val", VAL)):
             points = [(row["epoch"], row[f"{stage}/{name}"]) for row in rows if row.get(f"{stage}/{name}") is not None]
             marker = "o" if len(points) <= 12 else None
-            axis.plot(*zip(*points, strict=True), color=colour, label=stage, marker=marker, markersize=4) if points else None
+            axis.plot(
+                *zip(*points, strict=True), color=colour, label=stage, marker=marker, markersize=4
+            ) if points else None
         if best_epoch is not None:
             axis.axvline(best_epoch, color=BEST, linestyle="--", linewidth=1, label=f"best (epoch {best_epoch})")
         axis.set(xlabel="epoch", ylabel=name, title=name)
@@ -67,9 +69,8 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
     matrix = np.zeros((count, count), dtype=int)
     np.add.at(matrix, (targets, predictions), 1)
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-    longest = max(len(name) for name in classes)
-    cell = 0.55 if count <= WRITTEN_CLASSES else 0.16
-    margin = 1.3 + 0.075 * min(longest, 24)
+    cell = 0.55 if count <= WRITTEN_CLASSES else 0.16 * min(1.0, NAMED_CLASSES / count)
+    margin = 1.3 + 0.075 * min(max(map(len, classes)), 24)
     side = max(2.2, cell * count)
     figure = Figure(figsize=(side + margin + 1.0, side + margin), layout="constrained")
     axis = figure.subplots()
@@ -93,10 +94,13 @@ def _label_classes(axis: Axes, classes: Sequence[str]) -> None:
     size = 10 if count <= WRITTEN_CLASSES else 7
     names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
     slanted = max(len(name) for name in names) > 3
-    axis.set_xticks(range(count), names, fontsize=size, rotation=90 if slanted else 0)
-    axis.set_yticks(range(count), names, fontsize=size)
+    named = range(0, count, -(-count // NAMED_CLASSES))
+    axis.set_xticks(named, [names[i] for i in named], fontsize=size, rotation=90 if slanted else 0)
+    axis.set_yticks(named, [names[i] for i in named], fontsize=size)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
+    if count > NAMED_CLASSES:
+        return
     axis.set_xticks(np.arange(count + 1) - 0.5, minor=True)
     axis.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="#dddddd", linewidth=0.5)

@@ -26,7 +26,7 @@ def classification(
     """Score labels ``(n,)`` against targets ``(n,)``.
 
     Returns ``test/accuracy`` with ``_low`` and ``_high`` (a 95% interval), ``test/f1_macro``, and
-    ``test/precision/<class>``, ``recall``, ``f1`` and ``support`` of each class that occurs among targets or predictions.
+    ``test/precision/<class>``, ``recall``, ``f1`` and ``support`` of each class among the targets or the predictions.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -132,9 +132,9 @@ def _rich(heading: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*[Text(name) for name in heading])
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table()
+    for index, name in enumerate(heading):
+        table.add_column(Text(name), justify="right" if index else "left")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
     Console().print(table)

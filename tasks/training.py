@@ -1,67 +1,63 @@
-"""The training loop that all tasks share, by Lightning's Trainer."""
+"""Fit a task, then test it once with its best weights: plain arguments in, numbers and objects out."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import random
+import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import Logger
-from torch.utils.data import DataLoader
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler
 
-from vsattn.errors import DataError
+from vsattn.checkpoint import read
+from vsattn.errors import ConfigError, DataError, VsattnError
 
 from .base import Task
-from .callbacks import progress
+from .callbacks import EpochBar, EpochTable, is_trial, print_row
+from .checks import trainer_faults
 from .data.base import Augmented, Data
+
+#: Arguments that testing shares with training.
+SHARED = (
+    "accelerator",
+    "precision",
+    "fast_dev_run",
+    "limit_test_batches",
+    "deterministic",
+    "benchmark",
+    "inference_mode",
+)
+
+#: What Lightning warns of and no user of this package can or need change.
+NOISE = (
+    r".*does not have many workers.*",
+    r".*smaller than the logging interval.*",
+    r".*LeafSpec.*is deprecated.*",
+    r".*exists and is not empty.*",
+    r".*`tensorboardX` has been removed.*",
+)
 
 
 @dataclass
 class Result:
-    """What a run gives back: flat figures, the task with its best weights, the data, the trainer, the run folder."""
+    """What a run leaves: flat metrics, and the objects that made them."""
 
     metrics: dict[str, Any]
     task: Task
     data: Data
-    trainer: Trainer
+    trainer: pl.Trainer
     folder: Path
-
-
-def loader(task: Task, data: Data, split: str, *, batch_size: int, num_workers: int, seed: int) -> DataLoader:
-    """Return the loader of a split; the training one is shuffled, augmented, and seeded."""
-    items: Any = getattr(data, split)
-    if len(items) == 0:
-        raise DataError(f"{data.name}: the {split} split is empty")
-    train = split == "train"
-    if train and data.augment is not None:
-        items = Augmented(items, data.augment)
-    return DataLoader(
-        items,
-        batch_size=batch_size,
-        shuffle=train,
-        drop_last=train and len(items) > batch_size and len(items) % batch_size == 1,  # BatchNorm needs two
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        collate_fn=partial(task.collator, train=train),
-        generator=torch.Generator().manual_seed(seed),
-        worker_init_fn=_seed_worker,
-    )
-
-
-def _seed_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -71,107 +67,195 @@ def train(
     folder: Path,
     batch_size: int,
     num_workers: int = 0,
-    seed: int = 0,
     trainer: dict[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    seed: int = 0,
 ) -> Result:
-    """Fit a task, take its best checkpoint, and test that once.
+    """Fit ``task`` on ``data.train``, choose by ``data.val``, and test the best weights on ``data.test``, once.
 
     Args:
-        task: with its model.
+        task: the model with its losses and metrics.
         data: set up.
-        folder: where Lightning writes.
-        batch_size: items in a batch.
-        num_workers: loader processes of each split; 0 loads in this one.
-        seed: of the order of training items.
-        trainer: keyword arguments of `lightning.pytorch.Trainer`.
-        callbacks: used as they are; a `ModelCheckpoint` among them decides which weights are best.
-        loggers: used as they are.
-
-    Returns:
-        The result; its metrics are those of the best epoch and of the test.
+        folder: receives ``metrics.csv``, and what callbacks and loggers write.
+        batch_size: of all splits.
+        num_workers: processes that load batches; 0 loads in this one.
+        trainer: arguments of Lightning's ``Trainer``.
+        callbacks: a `Checkpoint` among them decides which weights are tested; without one, the last.
+        loggers: Lightning loggers.
+        seed: orders the training items, and draws the intervals.
 
     Raises:
-        VsattnError: for data that cannot be read, and a loss that is no number.
+        ConfigError: for arguments that Lightning refuses.
+        DataError: for an item that cannot be read, also when a loader's process finds it.
+        VsattnError: when the loss is not finite.
     """
-    _quiet()
-    shown = progress()
-    settings = {
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "enable_progress_bar": isinstance(shown, ProgressBar),
-        **(trainer or {}),
-    }
-    runner = Trainer(
-        default_root_dir=str(folder), callbacks=[*callbacks, shown], logger=list(loggers) or False, **settings
+    arguments = dict(trainer or {})
+    loaders = make_loaders(task, data, batch_size=batch_size, num_workers=num_workers, seed=seed)
+    bar = arguments.pop("enable_progress_bar", True) and sys.stdout.isatty()
+    own_csv = any(isinstance(logger, CSVLogger) for logger in loggers)
+    table = EpochTable(None if own_csv else folder / "metrics.csv", show=print_row)
+    with quiet():
+        fitter = make_trainer(
+            arguments,
+            folder=folder,
+            callbacks=[*callbacks, table, *([EpochBar()] if bar else [])],
+            loggers=loggers,
+            enable_progress_bar=bar,
+        )
+        with plain_errors():
+            fitter.fit(task, loaders["train"], loaders["val"])
+        say_why_it_stopped(fitter)
+        best = best_checkpoint(fitter)
+        metrics: dict[str, Any] = {"epochs": fitter.current_epoch}
+        if best is None:
+            print("no best checkpoint was kept: testing the weights as they are now", flush=True)
+            metrics |= _measures(table.rows[-1] if table.rows else {})
+        else:
+            checkpoint = read(best)
+            task.load_state_dict(checkpoint["state_dict"])
+            metrics["best_epoch"] = checkpoint["epoch"] + 1
+            metrics |= _measures(next((r for r in table.rows if r["epoch"] == metrics["best_epoch"]), {}))
+        with plain_errors():
+            metrics |= test(task, loaders["test"], fitter, arguments, seed=seed)
+    for logger in fitter.loggers:
+        logger.log_metrics(
+            {k: v for k, v in metrics.items() if k.startswith("test/") and k.count("/") == 1}, fitter.global_step
+        )
+        logger.finalize("success")
+    return Result(metrics, task, data, fitter, folder, table.rows)
+
+
+def test(
+    task: Task, loader: DataLoader[Any], fitter: pl.Trainer, arguments: dict[str, Any], *, seed: int
+) -> dict[str, float]:
+    """Judge all test items once, on one device, with the weights that the task has now.
+
+    Its own trainer runs none of the training's callbacks: one that averages weights would put others in.
+    """
+    shared = {name: arguments[name] for name in SHARED if name in arguments}
+    index = fitter.strategy.root_device.index
+    tester = pl.Trainer(
+        **shared,
+        devices=1 if index is None else [index],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
-    make = partial(loader, task, data, batch_size=batch_size, num_workers=num_workers, seed=seed)
-    with _clear_errors():
-        runner.fit(task, make("train"), make("val"))
-    if runner.interrupted:
-        raise KeyboardInterrupt
-    epochs = len(task.history)
-    best = _best_checkpoint(runner)
-    if best:
-        state = torch.load(best, map_location="cpu", weights_only=True)
-        task.load_state_dict(state["state_dict"])
-    tester = Trainer(
-        accelerator=settings.get("accelerator", "auto"), devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, precision=settings.get("precision"),
-        limit_test_batches=1 if settings.get("fast_dev_run") else settings.get("limit_test_batches"),
-    )  # fmt: skip
-    with _clear_errors():
-        tester.test(task, make("test"), verbose=False)
-    return Result({**_best_epoch(task, runner), **task.measured, "epochs": epochs}, task, data, runner, folder)
+    tester.test(task, loader, verbose=False)
+    return task.evaluate(task.remembered, seed=seed)
 
 
-def _best_checkpoint(runner: Trainer) -> str | None:
-    for callback in runner.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_path and not runner.fast_dev_run:
-            return callback.best_model_path
-    return None
+def make_loaders(task: Task, data: Data, *, batch_size: int, num_workers: int, seed: int) -> dict[str, DataLoader[Any]]:
+    """Make the loaders of the three splits; only training is shuffled, by its own seeded generator, and augmented.
+
+    Raises:
+        ConfigError: for a batch size below 1 or a negative number of workers.
+        DataError: for an empty split.
+    """
+    if batch_size < 1 or num_workers < 0:
+        raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, not {batch_size} and {num_workers}")
+    loaders = {}
+    for split in ("train", "val", "test"):
+        items: Any = getattr(data, split)
+        if not len(items):
+            raise DataError(f"the {split} split of {data.name} is empty")
+        training = split == "train"
+        # One item alone has no batch statistics.
+        lone_item = len(items) % batch_size == 1 and len(items) > 1 and _has_batch_norm(task)
+        loaders[split] = DataLoader(
+            Augmented(items, data.augment) if training and data.augment is not None else items,
+            batch_size=batch_size,
+            # An order of its own: the loader draws from its generator too, more or less often as it has processes.
+            sampler=RandomSampler(items, generator=torch.Generator().manual_seed(seed)) if training else None,
+            drop_last=training and lone_item,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0 and split != "test",
+            collate_fn=task.collator(training),
+            generator=torch.Generator().manual_seed(seed),
+            pin_memory=torch.cuda.is_available(),
+        )
+    return loaders
 
 
-def _best_epoch(task: Task, runner: Trainer) -> dict[str, float]:
-    """Return the validation figures of the epoch whose weights were kept."""
-    if not task.history:
-        return {}
-    row = task.history[-1]
-    for callback in runner.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor in row:
-            choose = min if callback.mode == "min" else max
-            row = choose(task.history, key=lambda r: r[callback.monitor])
-    figures = {name: value for name, value in row.items() if name.startswith("val/")}
-    return {**figures, "best_epoch": int(row["epoch"]) + 1}
+def make_trainer(
+    arguments: dict[str, Any],
+    *,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    enable_progress_bar: bool,
+) -> pl.Trainer:
+    """Make Lightning's Trainer.
+
+    Raises:
+        ConfigError: for arguments that it does not have, or refuses.
+    """
+    faults = trainer_faults(arguments)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    defaults = {"num_sanity_val_steps": 0, "enable_model_summary": False}
+    try:
+        return pl.Trainer(
+            **{**defaults, **arguments, "enable_progress_bar": enable_progress_bar},
+            callbacks=list(callbacks),
+            logger=list(loggers) or False,
+            default_root_dir=folder,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {error}") from None
 
 
-class _clear_errors:
-    """Turn what a loader worker wraps in a traceback back into the one message that it is."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, DataError) and "Original Traceback" in str(error):
-            marker = f"{DataError.__module__}.{DataError.__name__}: "
-            raise DataError(str(error).rsplit(marker, 1)[-1].strip()) from None
+def best_checkpoint(trainer: pl.Trainer) -> Path | None:
+    """Return the file with the best weights of this fit, if one was kept."""
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    return Path(path) if path and not is_trial(trainer) else None
 
 
-def _quiet() -> None:
-    """Silence what Lightning says to its developers; its warnings about a user's run stay."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (
-        ".*does not have many workers.*",
-        ".*smaller than the logging interval.*",
-        ".*Checkpoint directory.*exists and is not empty.*",
-        ".*isinstance.*LeafSpec.*",
-        ".*`treespec, LeafSpec.*",
-        ".*Trying to infer the `batch_size`.*",
-        ".*Experiment logs directory.*",
-        ".*deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", pattern, module="lightning.*|torch.*")
+def say_why_it_stopped(trainer: pl.Trainer) -> None:
+    """Print why training ended before its last epoch."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopped_epoch > 0:
+            after = f"{callback.monitor} has not improved for {callback.patience} epochs"
+            print(f"stopped after epoch {callback.stopped_epoch + 1}: {after}", flush=True)
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0 and callback.time_elapsed() > 0:
+            print(f"stopped in epoch {trainer.current_epoch}: trainer.max_time is used up", flush=True)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back Lightning's tips and the warnings listed in `NOISE`; everything else is shown."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Give an error of ours that comes out of a loader's process its own message back, without the traceback's text."""
+    try:
+        yield
+    except VsattnError as error:
+        text, name = str(error), f"{type(error).__module__}.{type(error).__qualname__}: "
+        if not text.startswith("Caught ") or name not in text:
+            raise
+        raise type(error)(text.rsplit(name, 1)[1].strip()) from None
+
+
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any("BatchNorm" in type(part).__name__ for part in module.modules())
+
+
+def _measures(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key.startswith(("train/", "val/"))}

@@ -18,7 +18,7 @@ import re
 from typing import Any
 
 from vsattn import signatures
-from vsattn.errors import ConfigError
+from vsattn.errors import ConfigError, VsattnError
 
 #: Packages whose classes a config may name.
 ALLOWED_PACKAGES = ("vsattn", "torch.nn", "torch.optim", "torch_geometric", "lightning")
@@ -52,7 +52,8 @@ def build(config: Any, slot: type, *, path: str = "", **injected: Any) -> Any:
             of that name and no value for it; not to a nested partial, whose maker completes it.
 
     Raises:
-        ConfigError: naming every fault of the config at once, or why the class refused its arguments.
+        ConfigError: naming every fault of the config at once, or why a class refused its arguments; another
+            `VsattnError` when that is what the class raised.
     """
     faults = check(config, slot, path=path, injected=injected)
     if faults:
@@ -196,9 +197,9 @@ def _make(config: dict[str, Any], path: str, injected: dict[str, Any], nested: b
         return functools.partial(cls, **arguments)
     try:
         return cls(**arguments)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (TypeError, ValueError, AssertionError) as error:
+    except VsattnError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise ConfigError(f"{path}: {cls.__name__} refused its arguments: {error}") from error
 
 

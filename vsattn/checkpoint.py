@@ -45,7 +45,7 @@ def plain(value: Any, path: str = "config") -> Any:
         return {str(key): plain(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{path}.{i}") for i, item in enumerate(value)]
-    raise ConfigError(f"{path} is a {type(value).__name__}; a checkpoint keeps plain values only (numbers, text, lists)")
+    raise ConfigError(f"{path} is a {type(value).__name__}; a checkpoint keeps plain values only")
 
 
 def payload(config: dict[str, Any] | None, tokenizer: Tokenizer, classes: Sequence[str]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def read(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # foreign bytes can fail in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is damaged, incomplete, or holds more than plain data ({reason})"
+            f"{path} cannot be read as a checkpoint: damaged, incomplete, or more than plain data ({reason})"
         ) from None
     held = checkpoint.get("vsattn") if isinstance(checkpoint, dict) else None
     if not isinstance(held, dict) or not isinstance(checkpoint.get("state_dict"), dict):
@@ -139,10 +139,12 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
         tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").load_state(held["tokenizer_state"])
         model = build_model(config, tokenizer, num_classes=len(held["classes"]))
     except VsattnError as error:
-        raise CheckpointError(f"the config in {path} cannot be built here: {error}") from error
+        raise CheckpointError(f"the model in {path} cannot be rebuilt here: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         kind = type(error).__name__
-        raise CheckpointError(f"the config or the tokenizer state in {path} is not valid ({kind}: {error})") from error
+        raise CheckpointError(
+            f"the model in {path} cannot be rebuilt here: its config or tokenizer state is not valid ({kind}: {error})"
+        ) from error
     try:
         model.load_state_dict(model_weights(checkpoint))
     except RuntimeError as error:

@@ -52,13 +52,15 @@ def takes_factory(annotation: Any) -> bool:
 
 
 def slot(annotation: Any, partial: bool) -> type:
-    """Return the class that a parameter expects: itself, or what a ``Callable[..., X]`` makes; object if it is open."""
+    """Return what a parameter expects: its class, or what a ``Callable[..., X]`` makes; object where that is open."""
     for option in options(annotation):
         product = _product(option)
         if partial and product is not None:
             return product
         if not partial and inspect.isclass(option) and option is not type(None) and typing.get_origin(option) is None:
             return option
+        if not partial and typing.get_origin(option) is collections.abc.Callable:
+            return collections.abc.Callable  # type: ignore[return-value]
     return object
 
 

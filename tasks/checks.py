@@ -1,0 +1,123 @@
+"""All faults of a run's config at once, before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vsattn import signatures
+from vsattn.build import check, parameters_of, unknown
+from vsattn.encoders import Encoder
+from vsattn.errors import nearest
+from vsattn.heads import Head
+from vsattn.positions import Positions
+from vsattn.relations import Relation
+from vsattn.scores import Score
+from vsattn.structure import Structure
+from vsattn.tokenizers.base import Tokenizer
+
+from .base import Task
+from .data.base import Data
+
+_SIZES = ("dim", "num_classes", "grid", "max_length")
+_TASK = ("model", "tokenizer", "classes", "optimizer", "schedule", "recipe")
+
+#: Each part of a config that is one component: its base class, what the run gives it, whether null will do.
+PARTS: dict[str, tuple[type, tuple[str, ...], bool]] = {
+    "data": (Data, (), False),
+    "tokenizer": (Tokenizer, (), False),
+    "positions": (Positions, _SIZES, True),
+    "structure": (Structure, (), True),
+    "score": (Score, (), True),
+    "relation": (Relation, (), True),
+    "encoder": (Encoder, _SIZES, False),
+    "head": (Head, _SIZES, False),
+    "task": (Task, _TASK, False),
+    "optimizer": (Optimizer, ("params",), False),
+    "schedule": (LRScheduler, ("optimizer",), True),
+}
+#: Parts of which there are several, by name; null entries are left out.
+NAMED_PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "callbacks": (Callback, ("dirpath",)),
+    "logger": (Logger, ("save_dir",)),
+}
+#: Whole numbers and the least that each may be; None where null will do.
+NUMBERS: dict[str, tuple[int, bool]] = {
+    "seed": (0, False),
+    "num_threads": (1, True),
+    "dim": (1, False),
+    "batch_size": (1, False),
+    "num_workers": (0, False),
+}
+#: Parts that a run makes only later, with sizes that are not known yet.
+_FACTORIES = ("score", "relation", "optimizer", "schedule")
+_OWN_ARGUMENTS = ("callbacks", "logger", "default_root_dir")
+
+
+def faults(config: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a plain, resolved config, one line each, without building anything.
+
+    A part that is not in the config at all is not judged.
+    """
+    known = {*PARTS, *NAMED_PARTS, *NUMBERS, "trainer", "paths"}
+    found = [f"{key}: there is no such setting; {nearest(key, known)}" for key in config if key not in known]
+    found += [fault for name in NUMBERS if name in config and (fault := _number_fault(name, config[name]))]
+    seen: list[str] = []
+    for name, (slot, given, optional) in PARTS.items():
+        part = config.get(name)
+        if part is None:
+            found += [] if optional or name not in config else [f"{name}: is null; choose one with {name}=OPTION"]
+            continue
+        seen += check(part, slot, path=name, injected=given) + _factory_fault(name, part)
+    # The encoder repeats the structure, the score and the relation: their faults are told once.
+    for line in seen:
+        if not any(line.replace("encoder.attention.", "", 1) == other for other in seen if other is not line):
+            found.append(line)
+    for group, (slot, given) in NAMED_PARTS.items():
+        for name, part in (config.get(group) or {}).items():
+            found += [] if part is None else check(part, slot, path=f"{group}.{name}", injected=given)
+    found += trainer_faults(config["trainer"]) if "trainer" in config else []
+    return [line if not line.startswith("encoder.num_prefix: ") else _prefix_fault(line) for line in found]
+
+
+def trainer_faults(settings: Any) -> list[str]:
+    """Return what is wrong with the keyword arguments of Lightning's Trainer."""
+    if not isinstance(settings, dict):
+        return [f"trainer: is a mapping of arguments of lightning.pytorch.Trainer, not {settings!r}"]
+    parameters, hints = parameters_of(Trainer), signatures.hints(Trainer)
+    found = []
+    for key, value in settings.items():
+        if key in _OWN_ARGUMENTS:
+            found.append(f"trainer.{key}: the run sets this itself; use the groups callbacks and logger")
+        elif key not in parameters:
+            found.append(f"trainer.{key}: {unknown(key, parameters, 'Trainer')}")
+        elif not signatures.fits(value, hints.get(key, Any)):
+            found.append(f"trainer.{key}: {signatures.describe(hints[key])} is expected, not {value!r}")
+    return found
+
+
+def _prefix_fault(line: str) -> str:
+    start = line.split(";")[0]
+    return f"{start}, and head=cls reads a prefix vector; choose head=mean or head=attention with this encoder"
+
+
+def _number_fault(name: str, value: Any) -> str:
+    least, optional = NUMBERS[name]
+    if value is None and optional:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return ""
+    return f"{name}: a whole number of at least {least}{' or null' if optional else ''} is expected, not {value!r}"
+
+
+def _factory_fault(name: str, part: Any) -> list[str]:
+    partial = part.get("_partial_", False) if isinstance(part, dict) else False
+    if name in _FACTORIES and partial is False:
+        return [f"{name}: is made only when its sizes are known; add _partial_: true to it"]
+    if name not in _FACTORIES and partial is True:
+        return [f"{name}: is made at once, so _partial_ must go"]
+    return []

@@ -1,0 +1,186 @@
+"""The command: ``python -m vsattn.run task=image``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+STARTED = time.time()
+
+import argparse  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from importlib import resources  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from vsattn import __version__  # noqa: E402
+from vsattn.errors import ConfigError, ShapeError, VsattnError  # noqa: E402
+
+USAGE = """\
+Train and test a model that attends over sets of vectors.
+
+  python -m vsattn.run task=image                          the digits of scikit-learn, about a minute
+  python -m vsattn.run task=image encoder=cnn              the baseline
+  python -m vsattn.run task=image tokenizer=pixels         each pixel one vector
+  python -m vsattn.run task=image score=additive positions=learned optimizer.lr=0.001
+  python -m vsattn.run experiment=fashion_mnist paths.data=FOLDER
+  python -m vsattn.run task=image data=image_folder data.root=FOLDER
+  python -m vsattn.run task=image debug=fast               one batch of everything
+  python -m vsattn.run -m task=image seed=0,1,2            three runs
+
+Choose an option of a group with GROUP=OPTION (* is chosen otherwise):
+
+{groups}
+
+Change a value with KEY=VALUE: seed=1, num_threads=1, batch_size=128, dim=128, encoder.num_layers=6,
+trainer.max_epochs=10, trainer.max_time=00:00:10:00 (days:hours:minutes:seconds), trainer.precision=bf16-mixed.
+A setting that a part takes but that its file does not list is added by +KEY=VALUE.
+
+Options:
+  -h, --help             show this and exit
+  --version              show the version and exit
+  -m, --multirun         one run for each combination of values separated by commas
+  -c job, --cfg job      show the whole config instead of running (with --resolve: references filled in)
+  -cd, --config-dir DIR  a folder of your own files, such as DIR/experiment/mine.yaml
+  --hydra-help           more, about Hydra's own options
+
+Results go to outputs/TASK/DATE_TIME in the current folder; hydra.run.dir=FOLDER chooses another.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Returns:
+        0 when all is well; 2 for a config that cannot be run; 1 for any other failure; 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word in ("-h", "--help") for word in words):
+        print(USAGE.format(groups=_groups_table()))
+        return 0
+    if "--version" in words:
+        print(f"vsattn {__version__}")
+        return 0
+    try:
+        return _launch(words)
+    except (ConfigError, ShapeError) as error:
+        return _fail(error, 2)
+    except VsattnError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _launch(words: list[str]) -> int:
+    options = _parse(words)
+    if not (options.hydra_help or options.shell_completion or options.info or options.experimental_rerun):
+        _check(options)
+    import hydra
+
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://vsattn.conf", config_name="config")
+    def job(config: Any) -> None:
+        codes.append(_run_job(config))
+
+    given, sys.argv = sys.argv, [sys.argv[0], *words]
+    try:
+        job()
+    except SystemExit as stop:  # Hydra has said why
+        codes.append(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+    finally:
+        sys.argv = given
+    return max(codes, default=0)
+
+
+def _run_job(config: Any) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
+    from vsattn.compose import resolve
+
+    settings = HydraConfig.get()
+    several = settings.mode is not None and settings.mode.name == "MULTIRUN"
+    try:
+        plain, faults = resolve(config, [word.lstrip("+~").split("=")[0] for word in settings.overrides.task])
+        if faults:
+            raise ConfigError("\n".join(faults))
+        from vsattn.tasks.experiment import run
+
+        run(plain, Path(settings.runtime.output_dir), started=None if several else STARTED)
+    except (ConfigError, ShapeError) as error:
+        return _fail(error, 2)
+    except VsattnError as error:
+        return _fail(error, 1)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Compose what will be run, and raise ConfigError with all that is wrong with it."""
+    from vsattn.compose import jobs, plain_config
+
+    faults: list[str] = []
+    sweep = jobs(options.overrides, options.config_dir) if options.multirun else [options.overrides]
+    for overrides in sweep:
+        config, found = plain_config(
+            overrides, config_dir=options.config_dir, config_name=options.config_name or "config"
+        )
+        faults += found
+        from vsattn.tasks.checks import faults as faults_of
+
+        faults += faults_of(config)
+        strategy = str((config.get("trainer") or {}).get("strategy"))
+        if options.multirun and strategy.startswith("ddp") and strategy.split("_")[1:2] not in (["spawn"], ["fork"]):
+            faults.append(
+                f"trainer.strategy: {strategy} starts this command again for each device, so a sweep's runs would mix; "
+                "with --multirun use trainer.strategy=ddp_spawn"
+            )
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:
+        unknown = [w for w in words if w.startswith("--") and "=" in w]
+        hint = f"; settings are written without dashes: {unknown[0].lstrip('-')}" if unknown else ""
+        raise ConfigError(f"{message}{hint}; --help lists what there is")
+
+    parser.error = refuse  # type: ignore[method-assign, assignment]
+    options = parser.parse_intermixed_args(words)
+    if options.config_path is not None:
+        raise ConfigError("--config-path would hide the configs of vsattn; add your own with --config-dir FOLDER")
+    return options
+
+
+def _fail(error: Exception, code: int) -> int:
+    lines = str(error).splitlines() or [type(error).__name__]
+    title = {2: "this cannot be run", 1: "the run failed"}[code]
+    faults = sum(not line.startswith(" ") for line in lines)
+    count = f" ({faults} faults)" if code == 2 and faults > 1 else ""
+    print("\n".join([f"vsattn.run: {title}{count}", *(f"  {line}" for line in lines)]), file=sys.stderr, flush=True)
+    return code
+
+
+def _groups_table() -> str:
+    """List groups and options by the names of the files alone, which is quick."""
+    import yaml
+
+    conf = resources.files("vsattn.conf")
+    chosen: dict[str, str] = {}
+    for entry in yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]:
+        chosen.update(entry if isinstance(entry, dict) else {})
+    lines = []
+    for group in sorted(
+        folder.name for folder in conf.iterdir() if folder.is_dir() and not folder.name.startswith("_")
+    ):
+        options = sorted(f.name[:-5] for f in (conf / group).iterdir() if f.name.endswith(".yaml"))
+        lines.append(f"  {group:11} {' '.join(f'*{o}' if o == chosen.get(group) else o for o in options)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
