@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vsattn import signatures
-from vsattn.build import check, parameters_of, unknown
+from vsattn.build import build, check, parameters_of, unknown
 from vsattn.encoders import Encoder
-from vsattn.errors import nearest
+from vsattn.errors import ConfigError, nearest
 from vsattn.heads import Head
 from vsattn.positions import Positions
 from vsattn.relations import Relation
@@ -22,6 +24,7 @@ from vsattn.tokenizers.base import Tokenizer
 
 from .base import Task
 from .data.base import Data
+from .optim import make_optimizer, make_schedule
 
 _SIZES = ("dim", "num_classes", "grid", "max_length")
 _TASK = ("model", "tokenizer", "classes", "optimizer", "schedule", "recipe")
@@ -59,7 +62,7 @@ _OWN_ARGUMENTS = ("callbacks", "logger", "default_root_dir")
 
 
 def faults(config: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a plain, resolved config, one line each, without building anything.
+    """Return what is wrong with a plain, resolved config, one line each, before anything but an optimizer is built.
 
     A part that is not in the config at all is not judged.
     """
@@ -81,6 +84,8 @@ def faults(config: dict[str, Any]) -> list[str]:
         for name, part in (config.get(group) or {}).items():
             found += [] if part is None else check(part, slot, path=f"{group}.{name}", injected=given)
     found += trainer_faults(config["trainer"]) if "trainer" in config else []
+    if config.get("optimizer") and not any(line.startswith(("optimizer", "schedule")) for line in found):
+        found += _optimizer_faults(config["optimizer"], config.get("schedule"))
     return [line if not line.startswith("encoder.num_prefix: ") else _prefix_fault(line) for line in found]
 
 
@@ -98,6 +103,21 @@ def trainer_faults(settings: Any) -> list[str]:
         elif not signatures.fits(value, hints.get(key, Any)):
             found.append(f"trainer.{key}: {signatures.describe(hints[key])} is expected, not {value!r}")
     return found
+
+
+def _optimizer_faults(optimizer: dict[str, Any], schedule: dict[str, Any] | None) -> list[str]:
+    """Try optimizer and schedule on one weight: only torch knows which numbers they take."""
+    weight, name = nn.ParameterList([nn.Parameter(torch.zeros(2, 2))]), "optimizer"
+    try:
+        made = make_optimizer(weight, build(optimizer, Optimizer, path=name))
+        if schedule is not None:
+            name = "schedule"
+            make_schedule(made, build(schedule, LRScheduler, path=name), total_steps=1000)
+    except ConfigError as error:
+        return str(error).splitlines()
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        return [f"{name}: {error}"]
+    return []
 
 
 def _prefix_fault(line: str) -> str:

@@ -104,7 +104,11 @@ def train(
             enable_progress_bar=bar,
         )
         with plain_errors():
-            fitter.fit(task, loaders["train"], loaders["val"])
+            try:
+                fitter.fit(task, loaders["train"], loaders["val"])
+            except Exception:
+                fitter.fit_loop.teardown()  # an error in validation leaves the training loader's processes waiting
+                raise
         say_why_it_stopped(fitter)
         best = best_checkpoint(fitter)
         metrics: dict[str, Any] = {"epochs": fitter.current_epoch}
@@ -171,7 +175,7 @@ def make_loaders(task: Task, data: Data, *, batch_size: int, num_workers: int, s
             sampler=RandomSampler(items, generator=torch.Generator().manual_seed(seed)) if training else None,
             drop_last=training and lone_item,
             num_workers=num_workers,
-            persistent_workers=num_workers > 0 and split != "test",
+            persistent_workers=num_workers > 0,
             collate_fn=task.collator(training),
             generator=torch.Generator().manual_seed(seed),
             pin_memory=torch.cuda.is_available(),

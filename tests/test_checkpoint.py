@@ -106,7 +106,7 @@ def test_bad_items_are_named(best, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
     with pytest.raises(DataError, match=r"item 70 \(.*broken\.png\)"):
         predictor.predict([good] * 70 + [tmp_path / "broken.png"])
-    with pytest.raises(DataError, match="item 3 .*NaN"):
+    with pytest.raises(DataError, match=r"item 3 .*NaN"):
         predictor.predict([good] * 3 + [torch.full((8, 8), float("nan"))], batch_size=2)
     with pytest.raises(DataError, match="takes a list"):
         predictor.predict("picture.png")

@@ -142,6 +142,25 @@ def test_exit_codes(
         assert "Traceback" not in shown and all(f"  {line}" in shown for line in str(outcome).splitlines())
 
 
+def test_lightnings_ways_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves with 1 when interrupted, and with 0 when terminated, which a batch system would take for success."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    def terminated(*_: Any, **__: Any) -> None:
+        raise SIGTERMException
+
+    for way, code in ((interrupted, 130), (terminated, 143)):
+        monkeypatch.setattr("vsattn.tasks.experiment.run", way)
+        assert main(["task=image"]) == code
+        assert main(["-m", "task=image", "seed=0,1"]) == code
+
+
 def test_what_parts_do_not_go_together_is_said_before_training(capsys: pytest.CaptureFixture[str]) -> None:
     for words, says in ((["dim=63"], "63"), (["structure=causal"], "Causal"), (["dim=20"], "20")):
         assert main([*FAST, *words]) == 2

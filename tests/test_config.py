@@ -204,6 +204,8 @@ def test_a_choice_that_would_do_nothing_is_a_fault(word: str) -> None:
         ("data=image_folder", "data.root: needs a value"),
         ("score._target_=os.system", "may not be built from a config"),
         ("head._target_=vsattn.scores.Dot", "not a Head"),
+        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("schedule.pct_start=2", "schedule: "),
         ("optimizer._partial_=false", "add _partial_: true"),
         ("positions.max_wavelength=${no.such}", "'no.such' not found"),
         ("callbacks.checkpoint.monitr=x", "did you mean 'monitor'?"),
@@ -227,9 +229,11 @@ def test_all_mistakes_at_once() -> None:
 
 def test_hydras_own_complaints_come_as_one_message(own: Callable[[str, str], Path]) -> None:
     folder = own("experiment/bad.yaml", "# @package _global_\ndefaults:\n  - override /scroe: dot\n")
+    own("experiment/torn.yaml", "dim: [1\nseed: 3\n")
     for words, options, says in (
         (["hydra.runn.dir=x"], {}, "runn"),
         (["experiment=bad"], {"config_dir": folder}, "scroe"),
+        (["experiment=torn"], {"config_dir": folder}, "torn.yaml"),
         ([], {"config_dir": folder / "no"}, "--config-dir"),
         ([], {"config_name": "configg"}, "configg"),
     ):

@@ -218,7 +218,7 @@ def test_data_error_in_a_loader_process_keeps_its_own_message(tmp_path, monkeypa
 
 
 def test_other_errors_are_left_as_they_are() -> None:
-    with pytest.raises(DataError, match="^Caught a cold$"), plain_errors():
+    with pytest.raises(DataError, match=r"^Caught a cold$"), plain_errors():
         raise DataError("Caught a cold")
 
 
@@ -249,9 +249,9 @@ def test_faults_of_a_config_come_together_and_early(tmp_path) -> None:
     for part in ("dim: ", "optimizer.lrr: ", "trainer.max_epoch: ", "max_epochs"):
         assert part in str(caught.value)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="head: the config has none"):
+    with pytest.raises(ConfigError, match=r"head: the config has none"):
         run(tiny.config(head=None), tmp_path / "run")
-    with pytest.raises(ConfigError, match="trainer: .*gpu"):
+    with pytest.raises(ConfigError, match=r"trainer: .*gpu"):
         run(tiny.config(trainer={"accelerator": "gpu"}), tmp_path / "gpu")
 
 

@@ -141,10 +141,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
     except VsattnError as error:
         raise CheckpointError(f"the model in {path} cannot be rebuilt here: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        kind = type(error).__name__
-        raise CheckpointError(
-            f"the model in {path} cannot be rebuilt here: its config or tokenizer state is not valid ({kind}: {error})"
-        ) from error
+        reason = f"its config or tokenizer state is not valid ({type(error).__name__}: {error})"
+        raise CheckpointError(f"the model in {path} cannot be rebuilt here: {reason}") from error
     try:
         model.load_state_dict(model_weights(checkpoint))
     except RuntimeError as error:

@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from vsattn.errors import ConfigError, nearest
 
@@ -153,7 +154,7 @@ def _hydra(config_dir: str | Path | None) -> Iterator[Any]:
     def compose(name: str, overrides: list[Override]) -> DictConfig:
         try:
             return hydra_compose(name, [*extra, *(str(o.input_line) for o in overrides)])
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             raise ConfigError(_chain(error)) from error
 
     with initialize_config_module(CONF, version_base="1.3"):

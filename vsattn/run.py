@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     Returns:
-        0 when all is well; 2 for a config that cannot be run; 1 for any other failure; 130 when interrupted.
+        0 when all is well; 2 for a config that cannot be run; 1 for any other failure; 130 when interrupted,
+        143 when terminated.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help") for word in words):
@@ -112,7 +113,21 @@ def _run_job(config: Any) -> int:
         return _fail(error, 2)
     except VsattnError as error:
         return _fail(error, 1)
+    except SystemExit as stop:
+        raise _stopped(stop) from stop
     return 0
+
+
+def _stopped(stop: SystemExit) -> BaseException:
+    """Return what an interrupted training means: Lightning leaves with 1 after Ctrl-C and with 0 after SIGTERM."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    if isinstance(stop.__context__, KeyboardInterrupt):
+        return KeyboardInterrupt()
+    if isinstance(stop, SIGTERMException):
+        print("terminated", file=sys.stderr)
+        return SystemExit(143)
+    return stop
 
 
 def _check(options: argparse.Namespace) -> None:
