@@ -247,9 +247,14 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Give an error of ours that comes out of a loader's process its own message back, without the traceback's text."""
+    """Give an error of ours that comes out of a loader's process its own message back, without the traceback's text.
+
+    What Lightning finds wrong with its settings only when it uses them (``monitor``, say) is a `ConfigError`.
+    """
     try:
         yield
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from None
     except VsattnError as error:
         text, name = str(error), f"{type(error).__module__}.{type(error).__qualname__}: "
         if not text.startswith("Caught ") or name not in text:

@@ -72,7 +72,7 @@ def test_steps_show_what_the_module_computes():
         torch.testing.assert_close(head.weights, weights[:, h])
         torch.testing.assert_close(head.output[0], steps_by_vector(head.query[0], head.key[0], head.value[0]))
     torch.testing.assert_close(layer.out_proj(torch.cat([head.output for head in shown], -1)), output)
-    with pytest.raises(ShapeError, match="head is 0 .. 1"):
+    with pytest.raises(ShapeError, match=r"head is 0 \.\. 1"):
         steps(layer, query, key, head=2)
 
 

@@ -217,6 +217,12 @@ def test_data_error_in_a_loader_process_keeps_its_own_message(tmp_path, monkeypa
     assert str(caught.value) == "photos/30.png cannot be read as a picture:\nit is empty"
 
 
+def test_a_measure_that_nothing_logs_is_a_config_error(tmp_path) -> None:
+    monitored = {"_target_": "vsattn.tasks.callbacks.Checkpoints", "monitor": "val/nothing"}
+    with pytest.raises(ConfigError, match="val/nothing"):
+        run(tiny.config(callbacks={"checkpoint": monitored}), tmp_path / "run")
+
+
 def test_other_errors_are_left_as_they_are() -> None:
     with pytest.raises(DataError, match=r"^Caught a cold$"), plain_errors():
         raise DataError("Caught a cold")

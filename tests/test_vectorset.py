@@ -116,7 +116,7 @@ def test_from_list_names_what_does_not_join():
         VectorSet.from_list([torch.zeros(1, 2), torch.zeros(1, 3)])
     with pytest.raises(ShapeError, match="item 1 is not a single set"):
         VectorSet.from_list([torch.zeros(1, 2), VectorSet(torch.zeros(2, 1, 2))])
-    with pytest.raises(ShapeError, match="one kind of structure|one structure"):
+    with pytest.raises(ShapeError, match=r"one kind of structure|one structure"):
         VectorSet.from_list([VectorSet(torch.zeros(1, 1, 2), structure=s) for s in (Full(), Causal())])
 
 
