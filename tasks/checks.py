@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -100,6 +101,10 @@ def trainer_faults(settings: Any) -> list[str]:
             found.append(f"trainer.{key}: the run sets this itself; use the groups callbacks and logger")
         elif key not in parameters:
             found.append(f"trainer.{key}: {unknown(key, parameters, 'Trainer')}")
+        elif key == "devices" and value not in (1, "1", "auto") and not (isinstance(value, list) and len(value) == 1):
+            found.append(f"trainer.devices: a run trains on one device so far; use 1 or [NUMBER], not {value!r}")
+        elif key == "max_time" and isinstance(value, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):
+            found.append(f"trainer.max_time: is days:hours:minutes:seconds, such as 00:00:10:00, not {value!r}")
         elif not signatures.fits(value, hints.get(key, Any)):
             found.append(f"trainer.{key}: {signatures.describe(hints[key])} is expected, not {value!r}")
     return found
@@ -129,7 +134,7 @@ def _number_fault(name: str, value: Any) -> str:
     least, optional = NUMBERS[name]
     if value is None and optional:
         return ""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**32:
         return ""
     return f"{name}: a whole number of at least {least}{' or null' if optional else ''} is expected, not {value!r}"
 

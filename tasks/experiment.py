@@ -31,6 +31,9 @@ from .training import Result, train
 #: What a config must say; the rest may be left out.
 REQUIRED = ("seed", "dim", "batch_size", "task", "data", "tokenizer", "encoder", "head", "trainer")
 
+#: What PyTorch chose; a run of a sweep that names no number must not inherit that of the run before.
+DEFAULT_THREADS = torch.get_num_threads()
+
 #: How many training items a tokenizer is fitted on.
 FIT_ITEMS = 5000
 
@@ -53,12 +56,17 @@ def run(config: dict[str, Any], folder: str | Path, *, started: float | None = N
     faults = [f"{name}: the config has none" for name in REQUIRED if config.get(name) is None] or find_faults(config)
     if faults:
         raise ConfigError("\n".join(faults))
-    prepare(config, folder)
+    prepare(config)
+    if (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder} holds an earlier run (config.yaml is there); choose another folder")
     data: Data = build(config["data"], Data, path="data")
     data.setup(config["seed"])
     tokenizer: Tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").fit(data.fit_items(FIT_ITEMS))
     task = make_task(config, data, tokenizer)
     announce(config, folder, task, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
     result = train(
         task,
         data,
@@ -75,22 +83,12 @@ def run(config: dict[str, Any], folder: str | Path, *, started: float | None = N
     return result
 
 
-def prepare(config: dict[str, Any], folder: Path) -> None:
-    """Make the folder, write the config into it, and set threads and seeds.
-
-    Raises:
-        ConfigError: when the folder holds a run already.
-    """
-    written = folder / "config.yaml"
-    if written.exists():
-        raise ConfigError(f"{folder} holds an earlier run ({written.name} is there); choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    written.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    if config.get("num_threads"):
-        torch.set_num_threads(config["num_threads"])
+def prepare(config: dict[str, Any]) -> None:
+    """Set threads and seeds; without ``num_threads``, threads are as many as PyTorch chose at the start."""
+    torch.set_num_threads(config.get("num_threads") or DEFAULT_THREADS)
     seed = config["seed"]
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from vsattn.checkpoint import read
-from vsattn.errors import ConfigError, DataError, VsattnError
+from vsattn.errors import ConfigError, DataError, VsattnError, nearest
 
 from .base import Task
 from .callbacks import EpochBar, EpochTable, is_trial, print_row
@@ -95,6 +95,7 @@ def train(
     bar = arguments.pop("enable_progress_bar", True) and sys.stdout.isatty()
     own_csv = any(isinstance(logger, CSVLogger) for logger in loggers)
     table = EpochTable(None if own_csv else folder / "metrics.csv", show=print_row)
+    check_monitors(task, callbacks)
     with quiet():
         fitter = make_trainer(
             arguments,
@@ -210,6 +211,16 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {error}") from None
+
+
+def check_monitors(task: Task, callbacks: Sequence[Callback]) -> None:
+    """Raise ConfigError when a callback watches a measure that this task does not log."""
+    logged = [f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", *task.metrics())]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor not in logged:
+            name = type(callback).__name__
+            raise ConfigError(f"{name} watches {monitor!r}, which is never logged; {nearest(monitor, logged)}")
 
 
 def best_checkpoint(trainer: pl.Trainer) -> Path | None:

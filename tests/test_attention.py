@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from strategies import problems
 
 from vsattn.attention import MultiHeadAttention, allowed_pairs, attend, attention_weights, explain_kernel
 from vsattn.attention import kernels as kernel_table
+from vsattn.encoders import TransformerEncoder
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.relations import Relative2d
 from vsattn.scores import Additive, Bilinear, Cosine, Dot, ScaledDot
@@ -214,6 +216,9 @@ def test_prefix_with_causal_or_segments_would_leak_and_is_refused(structure):
     sets = VectorSet(torch.randn(1, 3, 4), layout="sequence").with_prefix(torch.randn(1, 4))
     with pytest.raises(ShapeError, match="would leak"):
         allowed_pairs(structure, sets, sets)
+    own = VectorSet(torch.randn(1, 4, 4), layout="sequence", structure=structure)
+    with pytest.raises(ShapeError, match="would leak"):
+        TransformerEncoder(4, 1, 1, num_prefix=1)(own)
 
 
 def test_kernel_choice_is_explained_and_can_be_forced():
@@ -262,3 +267,66 @@ def test_wrong_shapes_are_named():
         layer(torch.randn(1, 2, 8), torch.randn(1, 2, 8))
     with pytest.raises(ShapeError, match="share B"):
         layer(torch.randn(2, 2, 8), torch.randn(1, 2, 4))
+
+
+@pytest.mark.parametrize("kernel", ["dense", "reference"])
+def test_nan_in_padded_keys_and_values_reaches_nothing(kernel):
+    torch.manual_seed(0)
+    sets = VectorSet(torch.randn(1, 3, 4), torch.tensor([[True, True, False]]))
+    q, k, v = (torch.randn(1, 2, 3, 4) for _ in range(3))
+    expected = attend(q, k, v, sets, sets, kernel=kernel)
+    k[:, :, 2], v[:, :, 2] = float("nan"), float("nan")
+    assert torch.equal(attend(q, k, v, sets, sets, kernel=kernel), expected)
+    assert attention_weights(q, k, sets, sets).isfinite().all()
+    values = torch.randn(1, 3, 4)
+    values[:, 2] = float("nan")
+    assert MultiHeadAttention(4, 2)(sets, sets, values).x.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("score", [ScaledDot, Dot, Bilinear, Cosine, Additive])
+def test_half_precision_is_finite_and_close(dtype, score):
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(8, 2, score=score)
+    sets = VectorSet(torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True] * 2 + [False] * 3]))
+    expected = layer(sets).x
+    half = layer.to(dtype)(sets.to(dtype)).x
+    assert half.dtype == dtype and half.isfinite().all()
+    torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0.05)
+
+
+def test_autocast_gives_close_outputs_and_finite_gradients():
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(8, 2, relation=Relative2d)
+    sets = VectorSet(torch.randn(2, 4, 8), torch.tensor([[True] * 4, [False] * 4]), layout="grid", grid=(2, 2))
+    expected = layer(sets).x
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(sets).x
+    output.float().square().sum().backward()
+    torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.05)
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_a_pairwise_score_never_takes_all_memory_in_silence(monkeypatch):
+    monkeypatch.setattr(kernel_table, "MAX_PAIRWISE_ELEMENTS", 35)
+    sets, q = VectorSet(torch.zeros(1, 3, 1)), torch.randn(1, 1, 3, 4)
+    with pytest.raises(ShapeError, match=r"Additive compares every pair, 36 numbers at once \(limit 35\)"):
+        attend(q, q, q, sets, sets, score=Additive(1, 4))
+    assert attend(q, q, q, sets, sets, kernel="reference").shape == q.shape
+
+
+def test_the_layers_structure_moves_with_its_weights():
+    layer = MultiHeadAttention(4, 1, structure=Dense(torch.ones(2, 2).bool()) & Window(1, 1))
+    moved = layer.to("meta").structure.parts
+    assert moved[0].mask.device.type == "meta" and moved[0].mask.dtype == torch.bool and moved[1] == Window(1, 1)
+
+
+def test_encoder_compiles_without_a_graph_break():
+    torch.manual_seed(0)
+    model = TransformerEncoder(8, 2, 2, attention=partial(MultiHeadAttention, relation=Relative2d), num_prefix=1)
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
+    for batch, grid in ((2, (2, 3)), (3, (4, 2))):
+        count = grid[0] * grid[1]
+        mask = torch.rand(batch, count) < 0.7
+        sets = VectorSet(torch.randn(batch, count, 8), mask, layout="grid", grid=grid)
+        torch.testing.assert_close(compiled(sets).x, model(sets).x)

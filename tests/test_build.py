@@ -153,6 +153,37 @@ def test_hostile_targets_are_refused(target: str, slot: type) -> None:
     assert check(nested, Encoder, path="encoder", injected=["dim"])[0].startswith("encoder.attention.score: ")
 
 
+#: A class of an allowed package that evaluates a text it is given.
+EVALUATES = {
+    "_target_": "torch_geometric.nn.Sequential",
+    "input_args": "x -> __import__('pathlib').Path('PWNED').touch()",
+    "modules": [],
+}
+
+
+@pytest.mark.parametrize("partial", [True, False])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda c, bad: c.update(norm=bad),
+        lambda c, bad: c.update(norm={"_target_": "torch.nn.LSTM", "_partial_": True, "x": bad}),
+        lambda c, bad: c.update(norm={"_target_": "vsattn.layers.LayerNorm", "_partial_": True, "eps": bad}),
+        lambda c, bad: c.update(dropout=bad),
+        lambda c, bad: c.update(num_layers=[bad]),
+        lambda c, bad: c["attention"].update(structure=bad),
+        lambda c, bad: c["attention"].update(score={"_target_": "vsattn.scores.Additive", "_partial_": True, "a": bad}),
+        lambda c, bad: c["attention"].update(bias={"deep": [bad]}),
+    ],
+)
+def test_a_class_that_evaluates_text_is_built_in_no_slot(place, partial, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = encoder_config()
+    place(config, {**EVALUATES, **({"_partial_": True} if partial else {})})
+    with pytest.raises(ConfigError):
+        build(config, Encoder, path="encoder", dim=8)
+    assert not (tmp_path / "PWNED").exists()
+
+
 @pytest.mark.parametrize(
     "target", ["", ".", ".scores.Score", "vsattn..scores", "Score", "vsattn.scores.Dot ", 3, None, []]
 )

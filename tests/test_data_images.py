@@ -21,6 +21,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.tasks.data.augment import ImageAugment, Mix
 from vsattn.tasks.data.base import Augmented, split_off
 from vsattn.tasks.data.images import CIFAR10, Digits, FashionMNIST, ImageFolder
+from vsattn.tokenizers.images import to_tensor
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 
@@ -240,3 +241,20 @@ def test_mix_keeps_the_share_of_each_class(alphas):
     assert Mix(6)(batch) is batch
     with pytest.raises(ConfigError, match="one size"):
         Mix(6, mixup=1.0)({**batch, "size": torch.zeros(6, 2)})
+
+
+def test_a_keyed_transparency_looks_the_same_in_training_and_testing(tmp_path):
+    image = Image.new("L", (4, 4), 0)
+    image.save(tmp_path / "keyed.png", transparency=0)
+    keyed = Image.open(tmp_path / "keyed.png")
+    assert keyed.mode == "L" and "transparency" in keyed.info
+    trained = ImageAugment()(keyed)
+    tested = to_tensor(tmp_path / "keyed.png", "x")
+    torch.testing.assert_close(trained.float().mean() / 255, tested.mean())
+
+
+def test_links_that_lead_back_are_followed_once(folder):
+    (folder / "train" / "cat" / "again").symlink_to(folder / "train" / "cat", target_is_directory=True)
+    data = ImageFolder(folder, val_fraction=0.2)
+    data.setup(0)
+    assert (len(data.train), len(data.val)) == (10, 2)

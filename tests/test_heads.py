@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from vsattn.attention import MultiHeadAttention, steps, steps_by_vector
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.heads import AttentionHead, ClsHead, MeanHead, VectorHead
+from vsattn.structure import Causal
 from vsattn.vectorset import VectorSet
 
 
@@ -80,3 +81,11 @@ def test_steps_by_vector_equals_torch():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 4).double(), torch.randn(5, 4).double(), torch.randn(5, 2).double()
     torch.testing.assert_close(steps_by_vector(q, k, v), F.scaled_dot_product_attention(q[None], k[None], v[None])[0])
+
+
+def test_steps_follow_the_set_as_the_module_does():
+    torch.manual_seed(0)
+    sets = VectorSet(torch.randn(1, 3, 6), layout="sequence", structure=Causal())
+    layer = MultiHeadAttention(6, 2)
+    _, weights = layer(sets, sets, return_weights=True)
+    assert torch.equal(steps(layer, sets, sets, head=1).weights, weights[:, 1]) and weights[0, 0, 0, 1] == 0

@@ -12,6 +12,7 @@ from vsattn.attention import MultiHeadAttention
 from vsattn.encoders import ConvEncoder, TransformerEncoder
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.layers import BatchNorm, DropPath, FeedForward, LayerNorm, RMSNorm
+from vsattn.structure import Dense
 from vsattn.vectorset import VectorSet
 
 
@@ -149,3 +150,17 @@ def test_impossible_layers_are_refused():
         DropPath(1.0)
     with pytest.raises(ShapeError, match="needs a grid"):
         ConvEncoder(4, 1)(VectorSet(torch.randn(1, 3, 4), layout="sequence"))
+
+
+def test_batch_norm_of_one_value_is_finite_in_both_shapes():
+    norm = BatchNorm(3)
+    assert norm(torch.ones(1, 1, 3)).isfinite().all() and norm.on_maps(torch.ones(1, 3, 1, 1)).isfinite().all()
+
+
+def test_what_would_be_ignored_is_refused():
+    closed = Dense(torch.zeros(4, 4).bool())
+    with pytest.raises(ShapeError, match="sees its neighbours, whatever"):
+        ConvEncoder(4, 1)(VectorSet(torch.randn(1, 4, 4), layout="grid", grid=(2, 2), structure=closed))
+    with pytest.raises(ConfigError, match="num_layers is at least 1"):
+        TransformerEncoder(4, 0, 1)
+    assert TransformerEncoder(4, 1, 1, drop_path=0.3).blocks[0].drop_path.p == 0.3

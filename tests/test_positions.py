@@ -112,3 +112,11 @@ def test_relative_bias_learns_and_needs_two_coordinates():
         layer(VectorSet(torch.randn(1, 4, 8), layout="sequence"))
     with pytest.raises(ConfigError, match="'zeros' or 'convolution'"):
         Relative2d(2, 4, start="ones")
+
+
+def test_whole_numbers_and_wide_vectors_get_the_same_waves():
+    counts = VectorSet(torch.zeros(1, 3, 4, dtype=torch.float64), pos=torch.arange(3)[None, :, None])
+    expected = formula(np.arange(3), 4).double()
+    torch.testing.assert_close(Sinusoidal(4)(counts).x[0], expected, atol=1e-6, rtol=0)
+    with pytest.raises(ShapeError, match=r"positions 0 \.\. 2 do not lie within the 2 learned"):
+        Learned(4, max_length=2).double()(counts)

@@ -112,7 +112,7 @@ def test_pictures_of_different_sizes_keep_their_own_coordinates():
 def test_from_list_names_what_does_not_join():
     with pytest.raises(ShapeError, match="at least one set"):
         VectorSet.from_list([])
-    with pytest.raises(ShapeError, match=r"widths \[2, 3\]"):
+    with pytest.raises(ShapeError, match=r"width D; these have \[2, 3\]"):
         VectorSet.from_list([torch.zeros(1, 2), torch.zeros(1, 3)])
     with pytest.raises(ShapeError, match="item 1 is not a single set"):
         VectorSet.from_list([torch.zeros(1, 2), VectorSet(torch.zeros(2, 1, 2))])
@@ -130,3 +130,25 @@ def test_is_a_pytree_and_moves_as_a_whole():
     assert doubled.structure.parts[0].edge_index.tolist() == [[0], [2]]
     assert sets.to(torch.float64).x.dtype == torch.float64
     assert sets.to(torch.float64).structure.parts[0].edge_index.dtype == torch.int64
+
+
+def test_a_padded_batch_of_pictures_parts_into_pictures_and_joins_again():
+    mask = torch.zeros(2, 3, 4, dtype=torch.bool)
+    mask[0, :2, :3], mask[1] = True, True
+    batch = VectorSet(torch.randn(2, 12, 2), mask.flatten(1), layout="grid", grid=(3, 4))
+    small, large = batch.unbind()
+    assert small.grid == (2, 3) and small.pos is None and large.grid == (3, 4)
+    again = VectorSet.from_list([small, large])
+    for back, one in zip(again.unbind(), (small, large), strict=True):
+        assert torch.equal(back.x, one.x) and torch.equal(back.positions(), one.positions())
+
+
+def test_a_sequence_with_a_hole_keeps_its_positions():
+    batch = VectorSet(torch.randn(2, 3, 1), torch.tensor([[True, False, True], [True] * 3]), layout="sequence")
+    holed, whole = batch.unbind()
+    assert holed.layout == "free" and holed.pos[0, :, 0].tolist() == [0, 2] and whole.layout == "sequence"
+    assert VectorSet.from_list([holed, whole]).pos[:, :, 0].tolist() == [[0, 2, 0], [0, 1, 2]]
+
+
+def test_whole_numbers_as_positions_become_real():
+    assert VectorSet(torch.zeros(1, 2, 1), pos=torch.tensor([[[0], [7]]])).positions().tolist() == [[[0.0], [7.0]]]

@@ -2,8 +2,9 @@
 
 A config can come from anywhere, a downloaded checkpoint included, so naming a class must not be a way to run
 code. Only classes are built, only those whose *own* module belongs to an allowed package, and only where the slot
-that they fill expects their base class. A path that walks through a module to something else
-(``lightning.pytorch.cli.os.system``) ends at something that is not such a class, and is refused.
+that they fill expects their base class; a slot that expects no class in particular takes plain values alone. A path
+that walks through a module to something else (``lightning.pytorch.cli.os.system``) ends at something that is not such
+a class, and is refused.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def check(config: Any, slot: type, *, path: str = "", injected: collections.abc.
         ]
     hints = signatures.hints(cls)
     for key, value in arguments.items():
-        if key in parameters and not (value is None and key in names):
-            faults += _check_value(value, hints.get(key, Any), f"{where}.{key}", names)
+        if not (value is None and key in names):
+            faults += _check_value(value, hints.get(key, Any) if key in parameters else Any, f"{where}.{key}", names)
     return faults
 
 
@@ -172,7 +173,12 @@ def _check_value(value: Any, annotation: Any, path: str, injected: frozenset[str
             return [f"{path}: {value['_target_']} is made when its sizes are known; add _partial_: true to it"]
         if partial and not signatures.takes_factory(annotation):
             return [f"{path}: an object is expected here, so _partial_ must go"]
-        return check(value, signatures.slot(annotation, partial), path=path, injected=injected)
+        wanted = signatures.slot(annotation, partial)
+        if wanted is object:  # an open slot would take any class with any arguments, and some of them evaluate text
+            return [f"{path}: a plain value is expected here, not a component"]
+        return check(value, wanted, path=path, injected=injected)
+    if isinstance(value, dict):
+        return [f for key, item in value.items() for f in _check_value(item, Any, f"{path}.{key}", injected) if item]
     if isinstance(value, (list, tuple)) and any(_is_component(item) for item in value):
         item_type = signatures.item(annotation)
         return [f for i, item in enumerate(value) for f in _check_value(item, item_type, f"{path}[{i}]", injected)]

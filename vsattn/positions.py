@@ -55,7 +55,7 @@ class Sinusoidal(Positions):
         frequency = torch.exp(-math.log(self.max_wavelength) * exponent)
         angle = positions.to(torch.float64)[..., None] * frequency  # (B|1, N, P, width / 2)
         waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(-3)  # sine, cosine interleaved, parts joined
-        return self.scale * waves.to(positions.dtype)
+        return (self.scale * waves).to(vector_set.x.dtype)
 
 
 class Learned(Positions):
@@ -97,7 +97,15 @@ class Learned(Positions):
                 f"a sequence of {vector_set.num_vectors} is longer than the {len(self.table)} learned positions; "
                 "raise max_length or use sinusoidal positions"
             )
-        return F.embedding(positions[..., 0].round().long(), self.table)
+        index = positions[..., 0].round().long()
+        if vector_set.pos is not None and index.numel() and not torch.compiler.is_compiling():
+            low, high = int(index.min()), int(index.max())
+            if low < 0 or high >= len(self.table):
+                raise ShapeError(
+                    f"positions {low} .. {high} do not lie within the {len(self.table)} learned ones; "
+                    "raise max_length or use sinusoidal positions"
+                )
+        return F.embedding(index, self.table)
 
     def _stretched(self, vector_set: VectorSet) -> Tensor:
         assert self.grid is not None

@@ -86,7 +86,8 @@ class Cosine(Score):
 
     def as_dot(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, float]:
         temperature = self.log_temperature.exp().to(query.dtype)
-        return F.normalize(query, dim=-1) * temperature, F.normalize(key, dim=-1), 1.0
+        eps = max(1e-12, torch.finfo(query.dtype).tiny)  # 1e-12 is 0 in half precision
+        return F.normalize(query, dim=-1, eps=eps) * temperature, F.normalize(key, dim=-1, eps=eps), 1.0
 
 
 class Additive(Score):

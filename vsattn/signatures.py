@@ -59,8 +59,6 @@ def slot(annotation: Any, partial: bool) -> type:
             return product
         if not partial and inspect.isclass(option) and option is not type(None) and typing.get_origin(option) is None:
             return option
-        if not partial and typing.get_origin(option) is collections.abc.Callable:
-            return collections.abc.Callable  # type: ignore[return-value]
     return object
 
 
@@ -85,6 +83,8 @@ def fits(value: Any, annotation: Any) -> bool:
 
 def _fits_one(value: Any, option: Any) -> bool:
     origin = typing.get_origin(option)
+    if option is Any:
+        return True
     if option is None or option is type(None):
         return value is None
     if origin is typing.Literal:
@@ -135,7 +135,7 @@ def _describe_one(option: Any) -> str:
 
 def _product(option: Any) -> type | None:
     """Return X of ``Callable[..., X]``, or None."""
-    if typing.get_origin(option) is not collections.abc.Callable:
+    if typing.get_origin(option) is not collections.abc.Callable or len(typing.get_args(option)) != 2:
         return None
     arguments, made = typing.get_args(option)
     return made if arguments is ... and inspect.isclass(made) and made is not type(None) else None

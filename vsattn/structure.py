@@ -109,11 +109,16 @@ class Segments(Structure):
     ids: Tensor
     key_ids: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        for name, ids in (("ids", self.ids), ("key_ids", self.key_ids)):
+            if ids is not None and (ids.ndim != 2 or ids.is_floating_point()):
+                raise ShapeError(f"Segments.{name} is integer (B, N), not {ids.dtype} {tuple(ids.shape)}")
+
     def allowed(self, query_set: VectorSet, key_set: VectorSet) -> Tensor:
         keys = self.ids if self.key_ids is None else self.key_ids
         for name, ids, found in (("ids", self.ids, query_set), ("key_ids", keys, key_set)):
-            if ids.shape[-1] != found.num_vectors or ids.ndim != 2:
-                raise ShapeError(f"Segments.{name} is {tuple(ids.shape)}; the set has {found.num_vectors} vectors")
+            if tuple(ids.shape) != tuple(found.x.shape[:2]):
+                raise ShapeError(f"Segments.{name} is {tuple(ids.shape)}; the set is {tuple(found.x.shape[:2])}")
         return (self.ids[:, :, None] == keys[:, None, :])[:, None]
 
     def select(self, sample: int, keep: Tensor, num_vectors: int) -> Structure:
@@ -242,7 +247,10 @@ class _Combined(Structure):
         return type(self)(tuple(p.select(sample, keep, num_vectors) for p in self.parts))
 
     def stack(self, others: Sequence[Structure], sizes: Sequence[int], num_vectors: int) -> Structure:
-        columns = list(zip(self.parts, *(_same_type(self, s).parts for s in others), strict=True))
+        parts = [self.parts, *(_same_type(self, s).parts for s in others)]
+        if len({len(p) for p in parts}) > 1:
+            raise ShapeError(f"sets of one batch need one structure; got {[self, *others]}")
+        columns = list(zip(*parts))
         return type(self)(tuple(c[0].stack(c[1:], sizes, num_vectors) for c in columns))
 
 

@@ -25,7 +25,8 @@ class VectorSet:
         x: the vectors, floating point ``(B, N, D)``.
         mask: bool ``(B, N)``, True = real, or None when all are. Padded rows of ``x`` and ``pos`` are
             zero-filled here, so that nothing that stands in them (a NaN, say) can reach a real vector.
-        pos: ``(B|1, N, P)`` coordinates, or None; prefix vectors have zeros there, which nobody reads.
+        pos: ``(B|1, N, P)`` coordinates, or None; integers become float32; prefix vectors have zeros there, which
+            nobody reads.
         structure: who may attend to whom inside this set, used by self-attention.
         layout: ``"sequence"`` (contiguous, in order), ``"grid"`` (row-major ``grid=(H, W)``) or ``"free"``.
             A sequence or grid without ``pos`` has the positions that its layout says.
@@ -46,6 +47,8 @@ class VectorSet:
 
     def __post_init__(self) -> None:
         self._check()
+        if self.pos is not None and not self.pos.is_floating_point():
+            object.__setattr__(self, "pos", self.pos.to(torch.float32))
         if self.mask is not None:
             padded = ~self.mask[..., None]
             object.__setattr__(self, "x", self.x.masked_fill(padded, 0))
@@ -66,7 +69,9 @@ class VectorSet:
             raise ShapeError(f"layout {self.layout!r} and grid {self.grid} do not fit: a grid layout needs (H, W)")
         if not 0 <= self.num_prefix <= x.shape[1]:
             raise ShapeError(f"num_prefix is {self.num_prefix}; the set has {x.shape[1]} vectors")
-        if self.grid is not None and self.grid[0] * self.grid[1] != x.shape[1] - self.num_prefix:
+        if self.grid is not None and (
+            min(self.grid) < 0 or self.grid[0] * self.grid[1] != x.shape[1] - self.num_prefix
+        ):
             raise ShapeError(f"grid {self.grid} does not hold {x.shape[1] - self.num_prefix} vectors")
         if self.layout == "sequence" and pos is not None and pos.shape[-1] != 1:
             raise ShapeError(f"a sequence has one coordinate per vector, not {pos.shape[-1]}")
@@ -132,27 +137,42 @@ class VectorSet:
             if item.x.shape[0] != 1 or item.mask is not None or item.num_prefix:
                 raise ShapeError(f"item {i} is not a single set without padding and prefix: x {tuple(item.x.shape)}")
         first, sizes = sets[0], [item.num_vectors for item in sets]
-        width = {item.x.shape[-1] for item in sets}
-        if len(width) > 1 or len({item.pos is None for item in sets}) > 1:
-            raise ShapeError(f"sets of one batch share D and have pos or not together; widths {sorted(width)}")
+        width = sorted({item.x.shape[-1] for item in sets})
+        if len(width) > 1:
+            raise ShapeError(f"sets of one batch share their width D; these have {width}")
         total = max(sizes)
         same = all(n == total for n in sizes)
-        grids, layouts = {item.grid for item in sets}, {item.layout for item in sets}
-        if len(layouts) > 1:
-            raise ShapeError(f"sets of one batch share a layout, not {sorted(layouts)}")
-        pos = None if first.pos is None else _pad([item.positions()[0] for item in sets], total)
-        if len(grids) > 1:  # pictures of different sizes: each keeps its own coordinates
-            pos = _pad([item.positions()[0] for item in sets], total)
+        keeps_layout = len({(item.layout, item.grid) for item in sets}) == 1
+        pos = None
+        if not keeps_layout or any(item.pos is not None for item in sets):  # each set keeps its own coordinates
+            rows = [item.positions()[0] for item in sets]
+            if len({row.shape[-1] for row in rows}) > 1:
+                raise ShapeError(f"sets of one batch share P; these have {[row.shape[-1] for row in rows]}")
+            pos = _pad(rows, total)
         mask = torch.arange(total, device=first.x.device) < torch.tensor(sizes, device=first.x.device)[:, None]
-        keeps_grid = len(grids) == 1
+        layout, grid = (first.layout, first.grid) if keeps_layout else ("free", None)
         return cls(
             x=_pad([item.x[0] for item in sets], total),
             mask=None if same else mask,
             pos=pos,
             structure=first.structure.stack([item.structure for item in sets[1:]], sizes, total),
-            layout=first.layout if keeps_grid else "free",
-            grid=first.grid if keeps_grid else None,
+            layout=layout,
+            grid=grid,
         )
+
+    def _layout_of(self, keep: Tensor) -> tuple[Layout, tuple[int, int] | None]:
+        """Return the layout of ``keep (n,)`` alone: the start of a sequence, the top left of a grid, or free."""
+        index = keep - self.num_prefix
+        if self.layout == "sequence" and torch.equal(index, torch.arange(len(keep), device=keep.device)):
+            return "sequence", None
+        if self.grid is not None:
+            rows, columns = index // self.grid[1], index % self.grid[1]
+            height, width = (int(line.max()) + 1 if len(keep) else 0 for line in (rows, columns))
+            corner = torch.arange(height, device=keep.device)[:, None] * self.grid[1]
+            corner = (corner + torch.arange(width, device=keep.device)).flatten()
+            if torch.equal(index, corner):
+                return "grid", (height, width)
+        return "free", None
 
     def unbind(self) -> list[VectorSet]:
         """Return the single sets (``B = 1``) without padding and prefix; edges are re-indexed."""
@@ -163,17 +183,15 @@ class VectorSet:
                 keep = torch.arange(self.num_prefix, self.num_vectors, device=self.x.device)
             else:
                 keep = self.num_prefix + self.mask[b, self.num_prefix :].nonzero()[:, 0]
-            whole = len(keep) == self.num_vectors - self.num_prefix
-            expected = torch.arange(len(keep), device=keep.device) + self.num_prefix
-            in_order = whole or (self.layout == "sequence" and torch.equal(keep, expected))
+            layout, grid = self._layout_of(keep)
             pos = None if positions is None else positions[b if positions.shape[0] > 1 else 0, keep][None]
             singles.append(
                 VectorSet(
                     x=self.x[b, keep][None],
-                    pos=None if self.pos is None and in_order else pos,
+                    pos=None if self.pos is None and layout != "free" else pos,
                     structure=self.structure.select(b, keep, self.num_vectors),
-                    layout=self.layout if in_order else "free",
-                    grid=self.grid if whole else None,
+                    layout=layout,
+                    grid=grid,
                 )
             )
         return singles

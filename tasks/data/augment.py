@@ -10,8 +10,10 @@ from torchvision.transforms import v2
 
 from vsattn.errors import ConfigError
 
+from .base import Augment
 
-class ImageAugment:
+
+class ImageAugment(Augment):
     """Random crop, flip, affine map, RandAugment and cutout of one picture, in this order; a plain picklable callable.
 
     Args:
@@ -93,7 +95,7 @@ def _eight_bit(image: Any) -> Any:
     """Return a PIL image that torchvision's transforms take: 8 bits, grey or colour."""
     from vsattn.tokenizers.images import to_tensor
 
-    if image.mode in ("L", "RGB"):
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     return v2.functional.to_pil_image(to_tensor(image, "a picture"))
 

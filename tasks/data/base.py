@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,14 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+
+
+class Augment(ABC):
+    """Base of what distorts one training item; a plain picklable callable that draws from torch's random numbers."""
+
+    @abstractmethod
+    def __call__(self, item: Any) -> Any:
+        """Return the item, distorted."""
 
 
 class Data(ABC):
@@ -34,7 +42,7 @@ class Data(ABC):
     val: Split
     test: Split
 
-    def __init__(self, *, augment: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, *, augment: Augment | None = None) -> None:
         self.augment = augment
 
     @property
@@ -74,7 +82,7 @@ class Items(Sequence[Any]):
 class Augmented(Dataset):
     """A split whose items pass through ``augment`` each time they are read."""
 
-    def __init__(self, items: Split, augment: Callable[[Any], Any]) -> None:
+    def __init__(self, items: Split, augment: Augment) -> None:
         self.items, self.augment = items, augment
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.images import read_image
 
-from .base import Data, split_off
+from .base import Augment, Data, split_off
 from .download import load_split
 
 #: Endings that `ImageFolder` reads.
@@ -72,9 +72,7 @@ class _TorchvisionImages(Data):
 
     files: tuple[str, ...] = ()
 
-    def __init__(
-        self, root: str | Path, *, val_fraction: float = 0.1, augment: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, *, val_fraction: float = 0.1, augment: Augment | None = None) -> None:
         super().__init__(augment=augment)
         if not 0 < val_fraction < 1:
             raise ConfigError(f"{self.name}.val_fraction is between 0 and 1, not {val_fraction}")
@@ -143,9 +141,7 @@ class ImageFolder(Data):
         augment: see :class:`Data`.
     """
 
-    def __init__(
-        self, root: str | Path, *, val_fraction: float = 0.1, augment: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, *, val_fraction: float = 0.1, augment: Augment | None = None) -> None:
         super().__init__(augment=augment)
         if not 0 < val_fraction < 1:
             raise ConfigError(f"ImageFolder.val_fraction is between 0 and 1, not {val_fraction}")
@@ -209,6 +205,11 @@ class ImageFolder(Data):
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder but hidden ones and those that file managers leave behind."""
+    seen: set[str] = set()
     for base, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(base)) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(base) / name for name in files if not name.startswith(".") and name.lower() not in LITTER)

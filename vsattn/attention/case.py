@@ -71,17 +71,17 @@ def allowed_pairs(structure: Structure, query_set: VectorSet, key_set: VectorSet
         ShapeError: when prefix vectors meet Causal or Segments: a prefix sees all and is seen by all, so it
             would carry the future to the past, or one packed sample to another.
     """
-    allowed = None
+    allowed, num_query, num_key = None, query_set.num_prefix, key_set.num_prefix
+    if num_query or num_key:
+        for leaf in structure.leaves():
+            if isinstance(leaf, (Causal, Segments)):
+                raise ShapeError(
+                    f"prefix vectors and {type(leaf).__name__} do not go together: every vector sees the prefix "
+                    "and the prefix sees every vector, so it would leak; use num_prefix=0 (and no CLS head)"
+                )
     if not isinstance(structure, Full):
         allowed = structure.allowed(query_set, key_set)
-        num_query, num_key = query_set.num_prefix, key_set.num_prefix
         if num_query or num_key:
-            for leaf in structure.leaves():
-                if isinstance(leaf, (Causal, Segments)):
-                    raise ShapeError(
-                        f"prefix vectors and {type(leaf).__name__} do not go together: every vector sees the prefix "
-                        "and the prefix sees every vector, so it would leak; use num_prefix=0 (and no CLS head)"
-                    )
             query = torch.arange(query_set.num_vectors, device=allowed.device) < num_query
             key = torch.arange(key_set.num_vectors, device=allowed.device) < num_key
             allowed = allowed | query[:, None] | key[None, :]

@@ -10,6 +10,7 @@ from torch import Tensor
 from vsattn.attention.case import Case
 from vsattn.attention.kernels import KERNELS, choose
 from vsattn.attention.reference import reference_weights
+from vsattn.errors import ShapeError
 from vsattn.relations import Relation
 from vsattn.scores import ScaledDot, Score
 from vsattn.structure import Full, Structure
@@ -52,6 +53,9 @@ def attend(
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
     """
+    if key_set.mask is not None:  # what stands in padding, even a NaN, must not meet a weight of 0
+        padded = ~key_set.mask[:, None, :, None]
+        key, value = key.masked_fill(padded, 0.0), value.masked_fill(padded, 0.0)
     case = _case(query, key, value, query_set, key_set, structure, score, relation, dropout)
     name, _ = choose(case, kernel)
     return KERNELS[name].run(case)
@@ -94,6 +98,10 @@ def attention_weights(
 
     Each row sums to 1, or is exactly 0 where the query has no allowed key. Dropout never applies.
     """
+    if chunk_size is not None and chunk_size < 1:
+        raise ShapeError(f"chunk_size counts queries and is at least 1, not {chunk_size}")
+    if key_set.mask is not None:
+        key = key.masked_fill(~key_set.mask[:, None, :, None], 0.0)
     case = _case(query, key, key, query_set, key_set, structure, score, relation, 0.0)
     if chunk_size is None or chunk_size >= query.shape[2]:
         return reference_weights(case)

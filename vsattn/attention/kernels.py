@@ -14,6 +14,8 @@ from vsattn.errors import ShapeError, nearest
 
 #: A sparse structure is computed with a dense mask only up to this many pairs ``B * Nq * Nk``.
 MAX_DENSE_PAIRS = 2**27
+#: A score that is no dot product is computed only up to this many numbers ``B * H * Nq * Nk * d``.
+MAX_PAIRWISE_ELEMENTS = 2**30
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,17 @@ def _has_dot(case: Case) -> bool:
     return case.score.as_dot(case.query[:0], case.key[:0]) is not None
 
 
+def _reference_refuses(case: Case) -> str | None:
+    if not _has_dot(case) and (elements := case.query.numel() * case.key.shape[2]) > MAX_PAIRWISE_ELEMENTS:
+        score = type(case.score).__name__
+        return f"{score} compares every pair, {elements} numbers at once (limit {MAX_PAIRWISE_ELEMENTS}); cut the sets"
+    return None
+
+
 #: In order of preference: the first kernel that does not refuse is used.
 KERNELS: dict[str, Kernel] = {
     "dense": Kernel(fused_dense, _dense_refuses, "a dot score runs on PyTorch's fused kernel"),
-    "reference": Kernel(reference, lambda case: None, "no fused kernel does this score or relation"),
+    "reference": Kernel(reference, _reference_refuses, "no fused kernel does this score or relation"),
 }
 
 
@@ -56,9 +65,13 @@ def choose(case: Case, kernel: str = "auto") -> tuple[str, str]:
             raise ShapeError(f"there is no kernel {kernel!r}; {nearest(kernel, ['auto', *KERNELS])}")
         refusal = KERNELS[kernel].refuses(case)
         if refusal:
-            raise ShapeError(f"kernel {kernel!r} cannot do this: {refusal}; use kernel='auto'")
+            raise ShapeError(f"kernel {kernel!r} cannot do this: {refusal}")
         return kernel, "asked for by name"
-    name = next(name for name, entry in KERNELS.items() if entry.refuses(case) is None)
+    refusals = {name: entry.refuses(case) for name, entry in KERNELS.items()}
+    able = [name for name, refusal in refusals.items() if refusal is None]
+    if not able:
+        raise ShapeError("no kernel can do this: " + "; ".join(f"{n}: {refusal}" for n, refusal in refusals.items()))
+    name = able[0]
     pairs = case.query.shape[0] * case.query.shape[2] * case.key.shape[2]
     if is_sparse(case.structure) and pairs > MAX_DENSE_PAIRS:
         raise ShapeError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from vsattn.attention.functional import attend, attention_weights
 from vsattn.errors import ConfigError, ShapeError
@@ -62,6 +63,8 @@ class MultiHeadAttention(nn.Module):
                 f"embed_dim {embed_dim} cannot be cut into {num_heads} equal heads; "
                 "change one of them, or give head_dim"
             )
+        if head_dim is not None and head_dim < 1:
+            raise ConfigError(f"head_dim is at least 1, not {head_dim}")
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"MultiHeadAttention.dropout is in [0, 1), not {dropout}")
         head_dim = embed_dim // num_heads if head_dim is None else head_dim
@@ -105,14 +108,8 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ShapeError: when lengths, widths or batch sizes do not fit.
         """
-        query_set = as_set(query)
-        is_self = key is None or key is query
-        key_set = query_set if key is None or is_self else as_set(key)
-        values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
-        self._check(query_set.x, key_set.x, values)
-        combined = self.structure & query_set.structure if is_self else self.structure
+        query_set, key_set, (q, k, v), combined = self.prepare(query, key, value)
         combined = combined if structure is None else combined & structure
-        q, k, v = self.project(query_set.x, key_set.x, values)
         heads = attend(
             q, k, v, query_set, key_set, combined,
             score=self.score, relation=self.relation, dropout=self.dropout if self.training else 0.0,
@@ -123,6 +120,18 @@ class MultiHeadAttention(nn.Module):
             return output
         weights = attention_weights(q, k, query_set, key_set, combined, score=self.score, relation=self.relation)
         return output, weights
+
+    def prepare(
+        self, query: VectorSet | Tensor, key: VectorSet | Tensor | None, value: VectorSet | Tensor | None
+    ) -> tuple[VectorSet, VectorSet, tuple[Tensor, Tensor, Tensor], Structure]:
+        """Return the two sets, the projected ``(q, k, v)``, and who may attend to whom by layer and set."""
+        query_set = as_set(query)
+        is_self = key is None or key is query
+        key_set = query_set if key is None or is_self else as_set(key)
+        values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
+        self._check(query_set.x, key_set.x, values)
+        structure = self.structure & query_set.structure if is_self else self.structure
+        return query_set, key_set, self.project(query_set.x, key_set.x, values), structure
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project and cut into heads: three tensors ``(B, H, N, head_dim)``."""
@@ -149,6 +158,11 @@ class MultiHeadAttention(nn.Module):
                     f"{name} has width {given.shape[-1]}; this layer was made for {projection.in_features} "
                     "(embed_dim, key_dim, value_dim)"
                 )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiHeadAttention:
+        super()._apply(fn, recurse)
+        self.structure = tree_map_only(Tensor, fn, self.structure)  # its tensors move with the weights
+        return self
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, head_dim={self.head_dim}"

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from vsattn.attention.case import Case
-from vsattn.attention.multihead import MultiHeadAttention, as_set
+from vsattn.attention.multihead import MultiHeadAttention
 from vsattn.attention.reference import logits, reference, reference_weights
 from vsattn.errors import ShapeError
-from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
 
 
@@ -42,11 +41,7 @@ def steps(
     """
     if not 0 <= head < attention.num_heads:
         raise ShapeError(f"head is 0 .. {attention.num_heads - 1}, not {head}")
-    query_set = as_set(query)
-    key_set = query_set if key is None else as_set(key)
-    values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
-    q, k, v = attention.project(query_set.x, key_set.x, values)
-    structure = attention.structure & (query_set.structure if key is None else Full())
+    query_set, key_set, (q, k, v), structure = attention.prepare(query, key, value)
     case = Case(q, k, v, query_set, key_set, structure, attention.score, attention.relation)
     parts = (q, k, v, logits(case), reference_weights(case), reference(case))
     return Steps(*(part[:, head] for part in parts))

@@ -7,6 +7,7 @@ from torch import nn
 from vsattn.encoders.base import Encoder
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.layers import BatchNorm
+from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
 
 
@@ -38,13 +39,15 @@ class ConvEncoder(Encoder):
         """Map ``(B, H * W, D)`` to ``(B, H * W, D)``.
 
         Raises:
-            ShapeError: for a set that is not a grid.
+            ShapeError: for a set that is not a grid, or has a structure of its own.
         """
         if vector_set.grid is None or vector_set.num_prefix:
             raise ShapeError(
                 f"ConvEncoder needs a grid of vectors without prefix; this set is {vector_set.layout!r} with "
                 f"{vector_set.num_prefix} prefix vectors"
             )
+        if not isinstance(vector_set.structure, Full):
+            raise ShapeError(f"ConvEncoder sees its neighbours, whatever {vector_set.structure} says; use Full()")
         mask, grid = vector_set.mask, vector_set.grid
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             assert isinstance(norm, BatchNorm)

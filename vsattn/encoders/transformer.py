@@ -11,7 +11,8 @@ from torch import nn
 
 from vsattn.attention import MultiHeadAttention
 from vsattn.encoders.base import Encoder
-from vsattn.layers import FeedForward, LayerNorm, TransformerBlock
+from vsattn.errors import ConfigError
+from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock
 from vsattn.vectorset import VectorSet
 
 
@@ -39,13 +40,15 @@ class TransformerEncoder(Encoder):
         *,
         attention: Callable[..., MultiHeadAttention] = MultiHeadAttention,
         feed_forward: Callable[..., FeedForward] = FeedForward,
-        norm: Callable[..., nn.Module] = LayerNorm,
+        norm: Callable[..., Norm] = LayerNorm,
         norm_placement: Literal["pre", "post"] = "pre",
         dropout: float = 0.0,
         drop_path: float = 0.0,
         num_prefix: int = 0,
     ) -> None:
         super().__init__()
+        if num_layers < 1 or num_prefix < 0:
+            raise ConfigError(f"num_layers is at least 1 and num_prefix at least 0, not {num_layers} and {num_prefix}")
         self.prefix = nn.Parameter(torch.empty(num_prefix, dim).normal_(std=0.02)) if num_prefix else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
@@ -55,7 +58,7 @@ class TransformerEncoder(Encoder):
                 norm=partial(norm, dim),
                 norm_placement=norm_placement,
                 dropout=dropout,
-                drop_path=drop_path * layer / max(1, num_layers - 1),
+                drop_path=drop_path * layer / (num_layers - 1) if num_layers > 1 else drop_path,
             )
             for layer in range(num_layers)
         )

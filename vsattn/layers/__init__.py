@@ -3,6 +3,6 @@
 from vsattn.layers.block import TransformerBlock
 from vsattn.layers.drop_path import DropPath
 from vsattn.layers.feedforward import FeedForward
-from vsattn.layers.norms import BatchNorm, LayerNorm, RMSNorm
+from vsattn.layers.norms import BatchNorm, LayerNorm, Norm, RMSNorm
 
-__all__ = ["BatchNorm", "DropPath", "FeedForward", "LayerNorm", "RMSNorm", "TransformerBlock"]
+__all__ = ["BatchNorm", "DropPath", "FeedForward", "LayerNorm", "Norm", "RMSNorm", "TransformerBlock"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vsattn.errors import ConfigError
 from vsattn.layers.drop_path import DropPath
+from vsattn.layers.norms import Norm
 from vsattn.vectorset import VectorSet
 
 
@@ -29,7 +30,7 @@ class TransformerBlock(nn.Module):
         attention: nn.Module,
         feed_forward: nn.Module,
         *,
-        norm: Callable[[], nn.Module],
+        norm: Callable[[], Norm],
         norm_placement: Literal["pre", "post"] = "pre",
         dropout: float = 0.0,
         drop_path: float = 0.0,

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 
-class LayerNorm(nn.LayerNorm):
+class Norm(nn.Module):
+    """Base of all norms."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise ``(B, N, D)``; ``mask (B, N)`` says which vectors are real."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, mask)")
+
+
+class LayerNorm(nn.LayerNorm, Norm):
     """``(x - mean) / sqrt(var + eps) * g + b`` within each vector (Ba et al. 2016, section 3)."""
 
     def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
@@ -17,10 +25,10 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise ``(B, N, D)``; the mask changes nothing, since vectors do not meet."""
-        return super().forward(x)
+        return nn.LayerNorm.forward(self, x)
 
 
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(nn.RMSNorm, Norm):
     """``x / sqrt(mean(x^2) + eps) * g`` within each vector (Zhang and Sennrich 2019, section 4)."""
 
     def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
@@ -28,10 +36,10 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise ``(B, N, D)``; the mask changes nothing, since vectors do not meet."""
-        return super().forward(x)
+        return nn.RMSNorm.forward(self, x)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Norm):
     """Each feature normalised over all valid vectors of the batch (Ioffe and Szegedy 2015, section 3).
 
     In training ``(x - mean) / sqrt(var + eps) * g + b`` with mean and (biased) variance over the vectors that
@@ -72,7 +80,7 @@ class BatchNorm(nn.Module):
 
     def on_maps(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise feature maps ``(B, D, H, W)`` in the same way; ``mask (B, H * W)`` or None."""
-        if mask is None:
+        if mask is None and (not self.training or x.shape[0] * x.shape[2] * x.shape[3] > 1):
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
             )

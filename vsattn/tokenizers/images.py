@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,11 @@ class ImageTokenizer(Tokenizer):
         missing = sorted({"channels", "height", "width", "mean", "std"} - set(state))
         if missing:
             raise DataError(f"this is no state of {type(self).__name__}: {', '.join(missing)} missing")
+        for name in ("mean", "std"):
+            values = state[name]
+            numbers = isinstance(values, list) and all(isinstance(v, float) and isfinite(v) for v in values)
+            if not numbers or len(values) != state["channels"] or (name == "std" and min(values) <= 0):
+                raise DataError(f"this is no state of {type(self).__name__}: {name} is {values!r}")
         super().load_state(state)
         return self
 
