@@ -21,7 +21,7 @@ import vsattn
 from vsattn.errors import ConfigError, DataError, VsattnError
 from vsattn.tasks.base import MeanLoss
 from vsattn.tasks.data.images import Digits, TensorImages
-from vsattn.tasks.experiment import run
+from vsattn.tasks.experiment import DEFAULT_THREADS, run
 from vsattn.tasks.image import ImageTask
 from vsattn.tasks.optim import make_optimizer, make_schedule, parameter_groups
 from vsattn.tasks.training import make_loaders, plain_errors
@@ -219,7 +219,7 @@ def test_data_error_in_a_loader_process_keeps_its_own_message(tmp_path, monkeypa
 
 def test_a_measure_that_nothing_logs_is_a_config_error(tmp_path) -> None:
     monitored = {"_target_": "vsattn.tasks.callbacks.Checkpoints", "monitor": "val/nothing"}
-    with pytest.raises(ConfigError, match="val/nothing"):
+    with pytest.raises(ConfigError, match="Checkpoints watches 'val/nothing', which is never logged"):
         run(tiny.config(callbacks={"checkpoint": monitored}), tmp_path / "run")
 
 
@@ -259,6 +259,41 @@ def test_faults_of_a_config_come_together_and_early(tmp_path) -> None:
         run(tiny.config(head=None), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"trainer: .*gpu"):
         run(tiny.config(trainer={"accelerator": "gpu"}), tmp_path / "gpu")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"trainer": {"devices": 2}}, r"trainer\.devices: a run trains on one device so far; use 1"),
+        ({"trainer": {"max_time": "abc"}}, r"trainer\.max_time: is days:hours:minutes:seconds"),
+        ({"seed": 2**40}, r"seed: a whole number of at least 0"),
+    ],
+)
+def test_values_out_of_range_are_named_before_anything_runs(changes, message, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(tiny.config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_leaves_its_folder_free(tmp_path) -> None:
+    stopping = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/acuracy"}
+    with pytest.raises(ConfigError, match="cannot be cut into 3 equal heads"):
+        run(tiny.config(encoder={**tiny.config()["encoder"], "num_heads": 3}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"EarlyStopping watches 'val/acuracy'.*did you mean 'val/accuracy'"):
+        run(tiny.config(callbacks={"stop": stopping}), tmp_path / "run2")
+    trial = {"fast_dev_run": True, "accelerator": "cpu"}
+    assert run(tiny.config(trainer=trial), tmp_path / "run").metrics["epochs"] >= 0
+
+
+def test_a_run_without_threads_does_not_inherit_those_of_the_run_before(tmp_path) -> None:
+    trial = {"fast_dev_run": True, "accelerator": "cpu"}
+    before = torch.get_num_threads()
+    try:
+        run(tiny.config(num_threads=DEFAULT_THREADS + 1, trainer=trial), tmp_path / "a")
+        run(tiny.config(trainer=trial), tmp_path / "b")
+        assert torch.get_num_threads() == DEFAULT_THREADS
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_folder_holds_one_run(plain_run) -> None:
