@@ -87,7 +87,7 @@ def test_single_pixels_bring_their_recipe_and_words_still_win() -> None:
 
 
 def test_data_bring_their_tokenizer_and_words_still_win() -> None:
-    assert compose("data=fashion_mnist")["tokenizer"]["pools"] == [0]
+    assert compose("data=fashion_mnist")["tokenizer"]["pools"] == [0, 2]
     assert "pools" not in compose("data=fashion_mnist", "tokenizer=patches")["tokenizer"]
     folder = ("data=image_folder", "data.root=x")
     assert compose(*folder)["tokenizer"]["size"] == 64
