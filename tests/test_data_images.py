@@ -171,6 +171,10 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path_factory):
             return data.train[0]
 
     fails("there is no folder .*nowhere", tmp_path_factory.mktemp("x") / "nowhere")
+    stray = folder / "test" / "1.png"
+    Image.new("L", (2, 2)).save(stray)
+    fails(r"1\.png lies in no class folder")
+    stray.unlink()
     note = folder / "train" / "dog" / "notes.txt"
     note.write_text("hello")
     fails("notes.txt is no picture file")

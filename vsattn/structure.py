@@ -54,7 +54,7 @@ class Structure:
     def stack(self, others: Sequence[Structure], sizes: Sequence[int], num_vectors: int) -> Structure:
         """Join ``[self, *others]``, the structures of single sets of ``sizes``, padded to ``num_vectors``."""
         if any(other != self for other in others):
-            raise ShapeError(f"sets of one batch need one structure; got {[self, *others]}")
+            raise ShapeError(f"sets of one batch need one structure; got {[type(s).__name__ for s in (self, *others)]}")
         return self
 
 
@@ -249,7 +249,7 @@ class _Combined(Structure):
     def stack(self, others: Sequence[Structure], sizes: Sequence[int], num_vectors: int) -> Structure:
         parts = [self.parts, *(_same_type(self, s).parts for s in others)]
         if len({len(p) for p in parts}) > 1:
-            raise ShapeError(f"sets of one batch need one structure; got {[self, *others]}")
+            raise ShapeError(f"sets of one batch need one structure; got {[type(s).__name__ for s in (self, *others)]}")
         columns = list(zip(*parts))
         return type(self)(tuple(c[0].stack(c[1:], sizes, num_vectors) for c in columns))
 

@@ -167,7 +167,11 @@ class ImageFolder(Data):
             raise DataError(
                 f"there is no folder {folder}; {self.root} needs train/, test/ and perhaps val/: {self._example(split)}"
             )
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+        stray = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in EXTENSIONS]
+        if stray:
+            raise DataError(f"{stray[0]} lies in no class folder: {self._example(split)}")
+        names = [entry.name for entry in entries if entry.is_dir()]
         if len(names) < (2 if split == "train" else 1):
             raise DataError(f"{folder} needs one folder per class, {names or 'none'} found: {self._example(split)}")
         return names

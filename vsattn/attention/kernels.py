@@ -75,7 +75,7 @@ def choose(case: Case, kernel: str = "auto") -> tuple[str, str]:
     pairs = case.query.shape[0] * case.query.shape[2] * case.key.shape[2]
     if is_sparse(case.structure) and pairs > MAX_DENSE_PAIRS:
         raise ShapeError(
-            f"{case.structure} over {pairs} pairs would be computed with a dense mask (limit {MAX_DENSE_PAIRS}); "
-            f"cut the batch or the sets, or ask for it by kernel={name!r}"
+            f"{type(case.structure).__name__} over {pairs} pairs would be computed with a dense mask "
+            f"(limit {MAX_DENSE_PAIRS}); cut the batch or the sets, or ask for it by kernel={name!r}"
         )
     return name, KERNELS[name].reason

@@ -47,7 +47,8 @@ class ConvEncoder(Encoder):
                 f"{vector_set.num_prefix} prefix vectors"
             )
         if not isinstance(vector_set.structure, Full):
-            raise ShapeError(f"ConvEncoder sees its neighbours, whatever {vector_set.structure} says; use Full()")
+            name = type(vector_set.structure).__name__
+            raise ShapeError(f"ConvEncoder sees its neighbours, whatever the set's {name} says; give it a Full set")
         mask, grid = vector_set.mask, vector_set.grid
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             assert isinstance(norm, BatchNorm)
