@@ -61,7 +61,17 @@ class Digits(Data):
         self.test = whole.select(range(half, len(whole)))
 
 
-class _TorchvisionImages(Data):
+class _ImagesOnDisk(Data):
+    """Pictures under a folder ``root``, of whose training split ``val_fraction`` may be set aside."""
+
+    def __init__(self, root: str | Path, *, val_fraction: float = 0.1, augment: Augment | None = None) -> None:
+        super().__init__(augment=augment)
+        if not 0 < val_fraction < 1:
+            raise ConfigError(f"{self.name}.val_fraction is between 0 and 1, not {val_fraction}")
+        self.root, self.val_fraction = Path(root).expanduser(), val_fraction
+
+
+class _TorchvisionImages(_ImagesOnDisk):
     """A torchvision data set under ``root``: found there, else downloaded there.
 
     Args:
@@ -71,12 +81,6 @@ class _TorchvisionImages(Data):
     """
 
     files: tuple[str, ...] = ()
-
-    def __init__(self, root: str | Path, *, val_fraction: float = 0.1, augment: Augment | None = None) -> None:
-        super().__init__(augment=augment)
-        if not 0 < val_fraction < 1:
-            raise ConfigError(f"{self.name}.val_fraction is between 0 and 1, not {val_fraction}")
-        self.root, self.val_fraction = Path(root).expanduser(), val_fraction
 
     def setup(self, seed: int) -> None:
         training, test = self._load(train=True), self._load(train=False)
@@ -132,7 +136,7 @@ class ImageFiles:
         return read_image(self.paths[index]), self.targets[index]
 
 
-class ImageFolder(Data):
+class ImageFolder(_ImagesOnDisk):
     """Your own pictures: ``root/{train,val,test}/class/*.png``, of any size, mode and common format.
 
     Args:
@@ -140,12 +144,6 @@ class ImageFolder(Data):
         val_fraction: without ``val``, the seeded part of each class of ``train`` that validates.
         augment: see :class:`Data`.
     """
-
-    def __init__(self, root: str | Path, *, val_fraction: float = 0.1, augment: Augment | None = None) -> None:
-        super().__init__(augment=augment)
-        if not 0 < val_fraction < 1:
-            raise ConfigError(f"ImageFolder.val_fraction is between 0 and 1, not {val_fraction}")
-        self.root, self.val_fraction = Path(root).expanduser(), val_fraction
 
     def setup(self, seed: int) -> None:
         if not self.root.is_dir():

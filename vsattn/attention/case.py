@@ -55,6 +55,13 @@ class Case:
         """The pairs of queries and keys, for the relation."""
         return Pair(self.query_set, self.key_set, self.rows)
 
+    def bias(self) -> Tensor | None:
+        """Return what the relation adds to the scores, ``(B|1, H, Nq, Nk)``, 0 where a prefix takes part; or None."""
+        if self.relation is None or "to_score" not in self.relation.parts:
+            return None
+        bias, keep = self.relation.to_score(self.query, self.pair), self.pair.beyond_prefix()
+        return bias if keep is None else bias.masked_fill(~keep, 0.0)
+
     def allowed(self) -> Tensor | None:
         """Return :func:`allowed_pairs` for the queries of this case."""
         allowed = allowed_pairs(self.structure, self.query_set, self.key_set)

@@ -34,10 +34,9 @@ def fused_dense(case: Case) -> Tensor:
     if allowed is not None:
         empty = ~allowed.any(-1, keepdim=True)
         allowed = allowed | empty
-    mask = allowed
-    if case.relation is not None:
-        bias, keep = case.relation.to_score(case.query, case.pair), case.pair.beyond_prefix()
-        mask = (bias if keep is None else bias.masked_fill(~keep, 0.0)).to(query.dtype)
-        mask = mask if allowed is None else torch.where(allowed, mask, float("-inf"))
+    mask, bias = allowed, case.bias()
+    if bias is not None:
+        bias = bias.to(query.dtype)
+        mask = bias if allowed is None else torch.where(allowed, bias, float("-inf"))
     output = F.scaled_dot_product_attention(query, key, case.value, attn_mask=mask, scale=scale, dropout_p=case.dropout)
     return output if empty is None else output.masked_fill(empty, 0.0)

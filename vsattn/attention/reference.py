@@ -26,12 +26,8 @@ def reference_weights(case: Case) -> Tensor:
 
 def logits(case: Case) -> Tensor:
     """Return the scores with what the relation adds, before the mask, ``(B, H, Nq, Nk)``."""
-    scores = case.score(case.query, case.key)
-    relation = case.relation
-    if relation is not None and "to_score" in relation.parts:
-        bias = relation.to_score(case.query, case.pair)
-        keep = case.pair.beyond_prefix()
-        scores = scores + (bias if keep is None else bias.masked_fill(~keep, 0.0)).to(scores.dtype)
+    scores, bias, relation = case.score(case.query, case.key), case.bias(), case.relation
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
     if relation is not None and "to_key" in relation.parts:
         scores = scores + torch.einsum("bhqd,bhqkd->bhqk", case.query, beyond_prefix(case, relation.to_key))
     return scores
