@@ -39,8 +39,8 @@ class Case:
         q, k, v = self.query.shape, self.key.shape, self.value.shape
         if not (len(q) == len(k) == len(v) == 4 and q[:2] == k[:2] == v[:2] and k[2] == v[2] and q[3] == k[3]):
             raise ShapeError(
-                "attend takes query (B, H, Nq, d), key (B, H, Nk, d), value (B, H, Nk, dv); "
-                f"got {tuple(q)}, {tuple(k)}, {tuple(v)}"
+                "attend takes query (B, H, Nq, d), key (B, H, Nk, d), value (B, H, Nk, dv), where keys and values may "
+                f"have fewer heads, a divisor of H; got {tuple(q)}, {tuple(k)}, {tuple(v)}"
             )
         num_queries = len(range(self.query_set.num_vectors)[self.rows])
         for name, shape, found, length in (
@@ -53,13 +53,23 @@ class Case:
     @property
     def pair(self) -> Pair:
         """The pairs of queries and keys, for the relation."""
-        return Pair(self.query_set, self.key_set, self.rows)
+        return Pair(self.query_set, self.key_set, self.rows, self.structure)
+
+    @property
+    def dot(self) -> tuple[Tensor, Tensor, float] | None:
+        """What makes the score a dot product, ``(q, k, scale)``, or None."""
+        return self.score.as_dot(self.query, self.key)
+
+    def adds(self, part: str) -> bool:
+        """Tell whether the relation has this part: ``to_score``, ``to_key`` or ``to_value``."""
+        return self.relation is not None and part in self.relation.parts
 
     def bias(self) -> Tensor | None:
         """Return what the relation adds to the scores, ``(B|1, H, Nq, Nk)``, 0 where a prefix takes part; or None."""
-        if self.relation is None or "to_score" not in self.relation.parts:
+        if self.relation is None or not self.adds("to_score"):
             return None
-        bias, keep = self.relation.to_score(self.query, self.pair), self.pair.beyond_prefix()
+        bias = self.relation.to_score(self.query, self.pair).permute(0, 3, 1, 2)
+        keep = self.pair.beyond_prefix()
         return bias if keep is None else bias.masked_fill(~keep, 0.0)
 
     def allowed(self) -> Tensor | None:

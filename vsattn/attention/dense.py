@@ -17,13 +17,24 @@ def is_plain_causal(case: Case) -> bool:
     return isinstance(case.structure, Causal) and one_set and sequence and case.relation is None
 
 
+def dense_refuses(case: Case) -> str | None:
+    """Say why a case cannot run on the fused kernel, or return None."""
+    if case.dot is None:
+        return f"{type(case.score).__name__} is not a dot product"
+    if case.score.normalizer != "softmax":
+        return f"{case.score.normalizer} is not a softmax"
+    if case.adds("to_key") or case.adds("to_value"):
+        return f"{type(case.relation).__name__} adds to keys or values"
+    return None
+
+
 def fused_dense(case: Case) -> Tensor:
     """Attention by PyTorch's fused kernels, for scores that are dot products; ``(B, H, Nq, dv)``.
 
     A query with nothing allowed is let see everything and its output is then set to 0: that keeps NaN out
     of both directions on every backend.
     """
-    dot = case.score.as_dot(case.query, case.key)
+    dot = case.dot
     assert dot is not None, "the kernel table sends only dot scores here"
     query, key, scale = dot
     if is_plain_causal(case):

@@ -34,8 +34,9 @@ def attend(
 
     Args:
         query: projected queries ``(B, H, Nq, d)``.
-        key: projected keys ``(B, H, Nk, d)``.
-        value: projected values ``(B, H, Nk, dv)``.
+        key: projected keys ``(B, H, Nk, d)``; with fewer heads, which divide H, each serves a group of query heads
+            (grouped-query attention, Ainslie et al. 2023, section 2; one is multi-query, Shazeer 2019).
+        value: projected values ``(B, H, Nk, dv)``, with as many heads as the keys.
         query_set: supplies mask, positions, layout and prefix of the queries; its ``x`` is not read.
         key_set: the same for the keys; its mask always applies.
         structure: who may attend to whom; None is `Full`. The sets' own structures are not read: self-attention
@@ -56,7 +57,7 @@ def attend(
     if key_set.mask is not None:  # what stands in padding, even a NaN, must not meet a weight of 0
         padded = ~key_set.mask[:, None, :, None]
         key, value = key.masked_fill(padded, 0.0), value.masked_fill(padded, 0.0)
-    case = _case(query, key, value, query_set, key_set, structure, score, relation, dropout)
+    case = make_case(query, key, value, query_set, key_set, structure, score, relation, dropout)
     name, _ = choose(case, kernel)
     return KERNELS[name].run(case)
 
@@ -75,7 +76,7 @@ def explain_kernel(
     kernel: str = "auto",
 ) -> str:
     """Say which kernel :func:`attend` would use for the same arguments, and why, such as ``"dense: ..."``."""
-    case = _case(query, key, value, query_set, key_set, structure, score, relation, dropout)
+    case = make_case(query, key, value, query_set, key_set, structure, score, relation, dropout)
     return ": ".join(choose(case, kernel))
 
 
@@ -102,7 +103,7 @@ def attention_weights(
         raise ShapeError(f"chunk_size counts queries and is at least 1, not {chunk_size}")
     if key_set.mask is not None:
         key = key.masked_fill(~key_set.mask[:, None, :, None], 0.0)
-    case = _case(query, key, key, query_set, key_set, structure, score, relation, 0.0)
+    case = make_case(query, key, key, query_set, key_set, structure, score, relation, 0.0)
     if chunk_size is None or chunk_size >= query.shape[2]:
         return reference_weights(case)
     chunks = []
@@ -112,7 +113,7 @@ def attention_weights(
     return torch.cat(chunks, dim=2)
 
 
-def _case(
+def make_case(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -123,6 +124,10 @@ def _case(
     relation: Relation | None,
     dropout: float,
 ) -> Case:
+    """Return the call as one `Case`, defaults filled in and grouped heads written out."""
     structure = Full() if structure is None else structure
     score = ScaledDot(query.shape[1], query.shape[-1]) if score is None else score
+    if query.ndim == key.ndim == value.ndim == 4 and 0 < key.shape[1] < query.shape[1]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     return Case(query, key, value, query_set, key_set, structure, score, relation, dropout)

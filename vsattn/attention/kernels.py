@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vsattn.attention.banded import banded, banded_refuses
 from vsattn.attention.case import Case, is_sparse
-from vsattn.attention.dense import fused_dense
+from vsattn.attention.dense import dense_refuses, fused_dense
+from vsattn.attention.edges import edge_attention, edges_refuses
+from vsattn.attention.packed import packed, packed_refuses
 from vsattn.attention.reference import reference
 from vsattn.errors import ShapeError, nearest
 
@@ -16,40 +19,65 @@ from vsattn.errors import ShapeError, nearest
 MAX_DENSE_PAIRS = 2**27
 #: A score that is no dot product is computed only up to this many numbers ``B * H * Nq * Nk * d``.
 MAX_PAIRWISE_ELEMENTS = 2**30
+#: A band is worth its cutting from sequences of this length, and from this many times the window.
+MIN_BANDED_LENGTH = 512
+#: Edges are worth their gathering when there are so many times fewer of them than pairs, and packing from this length.
+MIN_PAIRS_PER_EDGE = 16
+MIN_PACKED_LENGTH = 256
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute attention. ``refuses`` says what it cannot do, or returns None."""
+    """One way to compute attention.
+
+    ``refuses`` says what it cannot do, ``waives`` why it leaves a case that it could do to the next; None is no.
+    """
 
     run: Callable[[Case], Tensor]
     refuses: Callable[[Case], str | None]
+    waives: Callable[[Case], str | None]
     reason: str
 
 
-def _dense_refuses(case: Case) -> str | None:
-    if not _has_dot(case):
-        return f"{type(case.score).__name__} is not a dot product"
-    if case.relation is not None and case.relation.parts - {"to_score"}:
-        return f"{type(case.relation).__name__} adds to keys or values"
+def _edges_waive(case: Case) -> str | None:
+    edges = case.structure.edge_list(case.query_set, case.key_set)
+    assert edges is not None
+    pairs, listed = num_pairs(case), len(edges.key)
+    if listed * MIN_PAIRS_PER_EDGE > pairs and _reference_refuses(case) is None:
+        return f"{listed} edges among {pairs} pairs are too dense a graph"
     return None
 
 
-def _has_dot(case: Case) -> bool:
-    return case.score.as_dot(case.query[:0], case.key[:0]) is not None
+def _banded_waives(case: Case) -> str | None:
+    length, (left, right) = case.query.shape[2], case.structure.reach()
+    if length < MIN_BANDED_LENGTH or length < 2 * ((left or 0) + (right or 0)):
+        return f"{length} vectors are too short a sequence"
+    return None
+
+
+def _packed_waives(case: Case) -> str | None:
+    length = case.query.shape[2]
+    return f"{length} vectors are too short a set" if length < MIN_PACKED_LENGTH else None
 
 
 def _reference_refuses(case: Case) -> str | None:
-    if not _has_dot(case) and (elements := case.query.numel() * case.key.shape[2]) > MAX_PAIRWISE_ELEMENTS:
+    if case.dot is None and (elements := case.query.numel() * case.key.shape[2]) > MAX_PAIRWISE_ELEMENTS:
         score = type(case.score).__name__
         return f"{score} compares every pair, {elements} numbers at once (limit {MAX_PAIRWISE_ELEMENTS}); cut the sets"
     return None
 
 
-#: In order of preference: the first kernel that does not refuse is used.
+def _never(case: Case) -> str | None:
+    return None
+
+
+#: In order of preference: the first kernel that neither refuses nor waives is used.
 KERNELS: dict[str, Kernel] = {
-    "dense": Kernel(fused_dense, _dense_refuses, "a dot score runs on PyTorch's fused kernel"),
-    "reference": Kernel(reference, _reference_refuses, "no fused kernel does this score or relation"),
+    "edges": Kernel(edge_attention, edges_refuses, _edges_waive, "few pairs are edges, and work grows with the edges"),
+    "banded": Kernel(banded, banded_refuses, _banded_waives, "a window over a long sequence is linear in its length"),
+    "packed": Kernel(packed, packed_refuses, _packed_waives, "segments are computed apart, padded to their like"),
+    "dense": Kernel(fused_dense, dense_refuses, _never, "a dot score runs on PyTorch's fused kernel"),
+    "reference": Kernel(reference, _reference_refuses, _never, "no fused kernel does this score or relation"),
 }
 
 
@@ -67,15 +95,24 @@ def choose(case: Case, kernel: str = "auto") -> tuple[str, str]:
         if refusal:
             raise ShapeError(f"kernel {kernel!r} cannot do this: {refusal}")
         return kernel, "asked for by name"
-    refusals = {name: entry.refuses(case) for name, entry in KERNELS.items()}
-    able = [name for name, refusal in refusals.items() if refusal is None]
-    if not able:
-        raise ShapeError("no kernel can do this: " + "; ".join(f"{n}: {refusal}" for n, refusal in refusals.items()))
-    name = able[0]
-    pairs = case.query.shape[0] * case.query.shape[2] * case.key.shape[2]
-    if is_sparse(case.structure) and pairs > MAX_DENSE_PAIRS:
+    refusals = {}
+    for name, entry in KERNELS.items():
+        refusals[name] = entry.refuses(case)
+        if refusals[name] is None and entry.waives(case) is None:
+            break
+    else:
+        raise ShapeError("no kernel can do this: " + "; ".join(f"{n}: {r}" for n, r in refusals.items() if r))
+    pairs = num_pairs(case)
+    if name in ("dense", "reference") and is_sparse(case.structure) and pairs > MAX_DENSE_PAIRS:
+        kinds = "; ".join(f"{n}: {refusals[n]}" for n in ("edges", "banded", "packed") if refusals[n])
         raise ShapeError(
             f"{type(case.structure).__name__} over {pairs} pairs would be computed with a dense mask "
-            f"(limit {MAX_DENSE_PAIRS}); cut the batch or the sets, or ask for it by kernel={name!r}"
+            f"(limit {MAX_DENSE_PAIRS}), because no sparse kernel can do it ({kinds}); cut the batch or the sets, or "
+            f"ask for it by kernel={name!r}"
         )
     return name, KERNELS[name].reason
+
+
+def num_pairs(case: Case) -> int:
+    """Return ``B * Nq * Nk``."""
+    return case.query.shape[0] * case.query.shape[2] * case.key.shape[2]

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from vsattn.attention.cache import KeyValue
 from vsattn.attention.functional import attend, attention_weights
 from vsattn.errors import ConfigError, ShapeError
+from vsattn.positions import Positions as Rotary
 from vsattn.relations import Relation
 from vsattn.scores import ScaledDot, Score
 from vsattn.structure import Full, Structure
@@ -25,20 +27,25 @@ class MultiHeadAttention(nn.Module):
     """``concat(head_1 .. head_H) W_o`` with ``head_h = attend(Q W_q, K W_k, V W_v)``.
 
     Args:
-        embed_dim: width of the queries and of the output.
+        embed_dim: width of the queries.
         num_heads: H.
         head_dim: width of each head; None is ``embed_dim / num_heads``, and ``embed_dim`` gives heads of full width.
+        num_key_value_heads: heads of keys and values, a divisor of H that groups of query heads share; None is H.
         key_dim: width of the keys before projection; None is ``embed_dim``.
         value_dim: the same for the values; None is ``key_dim``.
+        out_dim: width of the output; None is ``embed_dim``.
         score: class or partial, called with ``(num_heads, head_dim)``.
         relation: class or partial, called with ``(num_heads, head_dim)``, or None.
+        rotary: class or partial, called with ``(head_dim)``, or None; turns queries and keys by their positions.
         structure: who may attend to whom by this layer. Self-attention adds the set's own structure by ``&``;
             cross-attention uses the layer's alone.
+        is_global: this layer drops the set's `Edges` and `Window`, so that all see all, within mask and `Segments`.
         dropout: probability of dropping a weight in training.
         bias: whether the projections have biases.
 
     Raises:
-        ConfigError: when ``embed_dim`` is not a multiple of ``num_heads`` and no ``head_dim`` is given.
+        ConfigError: when ``embed_dim`` is not a multiple of ``num_heads`` and no ``head_dim`` is given, or other sizes
+            do not divide.
 
     Source: Vaswani et al. 2017, section 3.2.2.
     """
@@ -49,11 +56,15 @@ class MultiHeadAttention(nn.Module):
         num_heads: int,
         *,
         head_dim: int | None = None,
+        num_key_value_heads: int | None = None,
         key_dim: int | None = None,
         value_dim: int | None = None,
+        out_dim: int | None = None,
         score: Callable[..., Score] = ScaledDot,
         relation: Callable[..., Relation] | None = None,
+        rotary: Callable[..., Rotary] | None = None,
         structure: Structure = Full(),
+        is_global: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
     ) -> None:
@@ -65,20 +76,23 @@ class MultiHeadAttention(nn.Module):
             )
         if head_dim is not None and head_dim < 1:
             raise ConfigError(f"head_dim is at least 1, not {head_dim}")
+        shared = num_heads if num_key_value_heads is None else num_key_value_heads
+        if shared < 1 or num_heads % shared:
+            raise ConfigError(f"num_key_value_heads divides num_heads {num_heads}; {shared} does not")
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"MultiHeadAttention.dropout is in [0, 1), not {dropout}")
         head_dim = embed_dim // num_heads if head_dim is None else head_dim
         key_dim = embed_dim if key_dim is None else key_dim
         value_dim = key_dim if value_dim is None else value_dim
-        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, head_dim
-        self.structure, self.dropout = structure, dropout
-        width = num_heads * head_dim
-        self.query_proj = nn.Linear(embed_dim, width, bias=bias)
-        self.key_proj = nn.Linear(key_dim, width, bias=bias)
-        self.value_proj = nn.Linear(value_dim, width, bias=bias)
-        self.out_proj = nn.Linear(width, embed_dim, bias=bias)
+        self.embed_dim, self.num_heads, self.head_dim, self.num_key_value_heads = embed_dim, num_heads, head_dim, shared
+        self.structure, self.is_global, self.dropout = structure, is_global, dropout
+        self.query_proj = nn.Linear(embed_dim, num_heads * head_dim, bias=bias)
+        self.key_proj = nn.Linear(key_dim, shared * head_dim, bias=bias)
+        self.value_proj = nn.Linear(value_dim, shared * head_dim, bias=bias)
+        self.out_proj = nn.Linear(num_heads * head_dim, embed_dim if out_dim is None else out_dim, bias=bias)
         self.score = score(num_heads, head_dim)
         self.relation = None if relation is None else relation(num_heads, head_dim)
+        self.rotary = None if rotary is None else rotary(head_dim)
         for projection in (self.query_proj, self.key_proj, self.value_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
             if bias:
@@ -103,23 +117,35 @@ class MultiHeadAttention(nn.Module):
             return_weights: return ``(output, weights)`` with weights ``(B, H, Nq, Nk)``.
 
         Returns:
-            What ``query`` was, tensor or set, with width ``embed_dim``; a set keeps mask, pos, structure, layout.
+            What ``query`` was, tensor or set, with width ``out_dim``; a set keeps mask, pos, structure, layout.
 
         Raises:
             ShapeError: when lengths, widths or batch sizes do not fit.
         """
         query_set, key_set, (q, k, v), combined = self.prepare(query, key, value)
         combined = combined if structure is None else combined & structure
-        heads = attend(
-            q, k, v, query_set, key_set, combined,
-            score=self.score, relation=self.relation, dropout=self.dropout if self.training else 0.0,
-        )  # fmt: skip
-        mixed = self.out_proj(heads.transpose(1, 2).flatten(2))
+        mixed = self._mix(q, k, v, query_set, key_set, combined)
         output = query_set.replace(x=mixed) if isinstance(query, VectorSet) else mixed
         if not return_weights:
             return output
         weights = attention_weights(q, k, query_set, key_set, combined, score=self.score, relation=self.relation)
         return output, weights
+
+    def keys_and_values(self, key: VectorSet, value: Tensor | None = None) -> KeyValue:
+        """Project the keys and values of a set once, to be read by :meth:`read` as often as needed."""
+        values = key.x if value is None else value
+        self._check(None, key.x, values)
+        k, v = self._heads(key.x, self.key_proj), self._heads(values, self.value_proj)
+        k = k if self.rotary is None else self.rotary(k, key)
+        return KeyValue(k, v, key.replace(x=key.x[..., :0], structure=Full()))
+
+    def read(self, query: VectorSet, cache: KeyValue, *, structure: Structure | None = None) -> VectorSet:
+        """Attend from ``query`` to cached keys and values, by the layer's structure and the one given."""
+        self._check(query.x, cache.key.transpose(1, 2), None)
+        q = self._heads(query.x, self.query_proj)
+        q = q if self.rotary is None else self.rotary(q, query)
+        combined = self.structure if structure is None else self.structure & structure
+        return query.replace(x=self._mix(q, cache.key, cache.value, query, cache.key_set, combined))
 
     def prepare(
         self, query: VectorSet | Tensor, key: VectorSet | Tensor | None, value: VectorSet | Tensor | None
@@ -130,32 +156,48 @@ class MultiHeadAttention(nn.Module):
         key_set = query_set if key is None or is_self else as_set(key)
         values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
         self._check(query_set.x, key_set.x, values)
-        structure = self.structure & query_set.structure if is_self else self.structure
-        return query_set, key_set, self.project(query_set.x, key_set.x, values), structure
+        structure = self.structure
+        if is_self:
+            structure = structure & (query_set.structure.unbounded() if self.is_global else query_set.structure)
+        q, k, v = self.project(query_set.x, key_set.x, values)
+        if self.rotary is not None:
+            q, k = self.rotary(q, query_set), self.rotary(k, key_set)
+        return query_set, key_set, (q, k, v), structure
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project and cut into heads: three tensors ``(B, H, N, head_dim)``."""
-        split = (self.num_heads, self.head_dim)
-        q = self.query_proj(query).unflatten(-1, split).transpose(1, 2)
-        k = self.key_proj(key).unflatten(-1, split).transpose(1, 2)
-        v = self.value_proj(value).unflatten(-1, split).transpose(1, 2)
-        return q, k, v
+        """Project and cut into heads: ``(B, H, N, head_dim)``; keys and values have ``num_key_value_heads``."""
+        return (
+            self._heads(query, self.query_proj),
+            self._heads(key, self.key_proj),
+            self._heads(value, self.value_proj),
+        )
 
-    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        if query.shape[0] != key.shape[0] or key.shape[:2] != value.shape[:2]:
+    def _heads(self, vectors: Tensor, projection: nn.Linear) -> Tensor:
+        return projection(vectors).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _mix(
+        self, q: Tensor, k: Tensor, v: Tensor, query_set: VectorSet, key_set: VectorSet, structure: Structure
+    ) -> Tensor:
+        heads = attend(
+            q, k, v, query_set, key_set, structure,
+            score=self.score, relation=self.relation, dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def _check(self, query: Tensor | None, key: Tensor, value: Tensor | None) -> None:
+        given = [t for t in (query, key, value) if t is not None]
+        if len({t.shape[0] for t in given}) > 1 or (value is not None and key.shape[:2] != value.shape[:2]):
             raise ShapeError(
                 "query, key, value share B, and key and value share N; "
-                f"got {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+                f"got {', '.join(str(tuple(t.shape)) for t in given)}"
             )
-        projections = (
-            ("query", query, self.query_proj),
-            ("key", key, self.key_proj),
-            ("value", value, self.value_proj),
-        )
-        for name, given, projection in projections:
-            if given.shape[-1] != projection.in_features:
+        projections = [("query", query, self.query_proj)]
+        if value is not None:
+            projections += [("key", key, self.key_proj), ("value", value, self.value_proj)]
+        for name, vectors, projection in projections:
+            if vectors is not None and vectors.shape[-1] != projection.in_features:
                 raise ShapeError(
-                    f"{name} has width {given.shape[-1]}; this layer was made for {projection.in_features} "
+                    f"{name} has width {vectors.shape[-1]}; this layer was made for {projection.in_features} "
                     "(embed_dim, key_dim, value_dim)"
                 )
 

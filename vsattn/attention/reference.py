@@ -7,43 +7,58 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vsattn.attention.case import Case
+from vsattn.errors import ConfigError
+from vsattn.scores import Normalizer
 
 
 def reference(case: Case) -> Tensor:
     """``softmax(score(q, k) + relation) v`` over the allowed keys; ``(B, H, Nq, dv)``."""
-    weights = reference_weights(case)
-    weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
+    weights = F.dropout(reference_weights(case), case.dropout, training=case.dropout > 0)
     output = weights @ case.value
-    if case.relation is not None and "to_value" in case.relation.parts:
-        output = output + torch.einsum("bhqk,bhqkd->bhqd", weights, beyond_prefix(case, case.relation.to_value))
+    if case.relation is not None and case.adds("to_value"):
+        values = _beyond_prefix(case, case.relation.to_value(case.pair))
+        output = output + torch.einsum("bhqk,bqkhd->bhqd", weights, values)
     return output
 
 
 def reference_weights(case: Case) -> Tensor:
     """Return the attention weights ``(B, H, Nq, Nk)``: each row sums to 1, or is 0 where nothing is allowed."""
-    return masked_softmax(logits(case), case.allowed())
+    return masked_weights(logits(case), case.allowed(), case.score.normalizer)
 
 
 def logits(case: Case) -> Tensor:
     """Return the scores with what the relation adds, before the mask, ``(B, H, Nq, Nk)``."""
-    scores, bias, relation = case.score(case.query, case.key), case.bias(), case.relation
-    scores = scores if bias is None else scores + bias.to(scores.dtype)
-    if relation is not None and "to_key" in relation.parts:
-        scores = scores + torch.einsum("bhqd,bhqkd->bhqk", case.query, beyond_prefix(case, relation.to_key))
-    return scores
+    if case.relation is not None and case.adds("to_key"):
+        keys = case.key.transpose(1, 2)[:, None] + _beyond_prefix(case, case.relation.to_key(case.pair))
+        scores = case.score.pairwise(case.query.transpose(1, 2)[:, :, None], keys).permute(0, 3, 1, 2)
+    else:
+        scores = case.score(case.query, case.key)
+    bias = case.bias()
+    return scores if bias is None else scores + bias.to(scores.dtype)
 
 
-def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Softmax over the last axis among the allowed; a row with nothing allowed is exactly 0, with finite gradients."""
+def masked_weights(scores: Tensor, allowed: Tensor | None, normalizer: Normalizer = "softmax") -> Tensor:
+    """Normalise the last axis among the allowed; a row with nothing allowed is exactly 0, with finite gradients."""
     if allowed is None:
-        return scores.softmax(-1)
+        return _normalized(scores, normalizer)
     empty = ~allowed.any(-1, keepdim=True)
     scores = scores.masked_fill(~allowed, float("-inf")).masked_fill(empty, 0.0)
-    return scores.softmax(-1).masked_fill(~allowed, 0.0)
+    return _normalized(scores, normalizer).masked_fill(~allowed, 0.0)
 
 
-def beyond_prefix(case: Case, part) -> Tensor:
-    """Return a relation's ``(.., Nq, Nk, d)`` part with zero where a prefix vector takes part."""
-    values, keep = part(case.pair), case.pair.beyond_prefix()
-    values = values if keep is None else values.masked_fill(~keep[..., None], 0.0)
-    return values.to(case.query.dtype).expand(*case.query.shape[:2], *values.shape[2:])
+def _normalized(scores: Tensor, normalizer: Normalizer) -> Tensor:
+    if normalizer == "softmax" or not scores.shape[-1]:
+        return scores.softmax(-1)
+    try:
+        import entmax
+    except ImportError as error:
+        raise ConfigError(f"{normalizer} needs the entmax package: pip install 'vsattn[entmax]'") from error
+    return entmax.sparsemax(scores, dim=-1) if normalizer == "sparsemax" else entmax.entmax15(scores, dim=-1)
+
+
+def _beyond_prefix(case: Case, vectors: Tensor) -> Tensor:
+    """Return a relation's ``(B|1, Nq, Nk, H|1, d)`` for all samples and heads, zero where a prefix takes part."""
+    keep = case.pair.beyond_prefix()
+    vectors = vectors if keep is None else vectors.masked_fill(~keep[..., None, None], 0.0)
+    batch, heads = case.query.shape[:2]
+    return vectors.to(case.query.dtype).expand(batch, -1, -1, heads, -1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vsattn.attention.case import Case
+from vsattn.attention.functional import make_case
 from vsattn.attention.multihead import MultiHeadAttention
 from vsattn.attention.reference import logits, reference, reference_weights
 from vsattn.errors import ShapeError
@@ -42,8 +42,8 @@ def steps(
     if not 0 <= head < attention.num_heads:
         raise ShapeError(f"head is 0 .. {attention.num_heads - 1}, not {head}")
     query_set, key_set, (q, k, v), structure = attention.prepare(query, key, value)
-    case = Case(q, k, v, query_set, key_set, structure, attention.score, attention.relation)
-    parts = (q, k, v, logits(case), reference_weights(case), reference(case))
+    case = make_case(q, k, v, query_set, key_set, structure, attention.score, attention.relation, 0.0)
+    parts = (case.query, case.key, case.value, logits(case), reference_weights(case), reference(case))
     return Steps(*(part[:, head] for part in parts))
 
 

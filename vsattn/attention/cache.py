@@ -1,0 +1,62 @@
+"""Keys and values that were projected once, for decoding one vector at a time and for a memory read many times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import register_pytree_node
+
+from vsattn.vectorset import VectorSet
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValue:
+    """What attention needs to know of the vectors it attends to.
+
+    Args:
+        key: projected ``(B, H, N, d)``, rotated if the attention rotates.
+        value: projected ``(B, H, N, dv)``.
+        key_set: their mask, positions and layout; its ``x`` is ``(B, N, 0)``.
+    """
+
+    key: Tensor
+    value: Tensor
+    key_set: VectorSet
+
+    def append(self, other: KeyValue) -> KeyValue:
+        """Put more vectors behind these; both need positions if either has them."""
+        first, second = self.key_set, other.key_set
+        batch, pos, mask = first.x.shape[0], None, None
+        if not (first.layout == second.layout == "free" and first.pos is None and second.pos is None):
+            pos = torch.cat([s.positions().expand(batch, -1, -1) for s in (first, second)], dim=1)
+        if first.mask is not None or second.mask is not None:
+            mask = torch.cat([_mask(s) for s in (first, second)], dim=1)
+        joined = VectorSet(torch.cat([first.x, second.x], dim=1), mask, pos, num_prefix=first.num_prefix)
+        key, value = (torch.cat(two, dim=2) for two in ((self.key, other.key), (self.value, other.value)))
+        return KeyValue(key, value, joined)
+
+    def select(self, rows: Tensor) -> KeyValue:
+        """Take samples ``rows (n,)`` of the batch, in this order and as often as named (beam search)."""
+        kept = self.key_set
+        mask = None if kept.mask is None else kept.mask[rows]
+        pos = None if kept.pos is None else kept.pos.expand(kept.x.shape[0], -1, -1)[rows]
+        chosen = VectorSet(
+            kept.x[rows], mask, pos, layout=kept.layout, grid=kept.grid, num_prefix=kept.num_prefix
+        )  # fmt: skip
+        return KeyValue(self.key[rows], self.value[rows], chosen)
+
+
+def _mask(vectors: VectorSet) -> Tensor:
+    if vectors.mask is not None:
+        return vectors.mask
+    return torch.ones(vectors.x.shape[:2], dtype=torch.bool, device=vectors.x.device)
+
+
+register_pytree_node(
+    KeyValue,
+    lambda c: ([c.key, c.value, c.key_set], None),
+    lambda values, _: KeyValue(*values),
+    serialized_type_name="vsattn.KeyValue",
+)

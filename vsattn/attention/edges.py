@@ -1,0 +1,103 @@
+"""The kernel for graphs: work and memory grow with the edges, not with the pairs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsattn.attention.case import Case
+from vsattn.attention.sparse import edge_dot, edge_softmax, edge_sum, segment_sum
+from vsattn.relations import EdgePair
+from vsattn.structure import EdgeList, Edges
+
+
+def edges_refuses(case: Case) -> str | None:
+    """Say why a case has no list of edges, or return None."""
+    if case.structure.edge_list(case.query_set, case.key_set) is None:
+        return f"{type(case.structure).__name__} is no graph: Edges, alone or with others by &, or | of Edges"
+    if case.score.normalizer != "softmax":
+        return f"{case.score.normalizer} is computed for dense rows alone"
+    return None
+
+
+def edge_attention(case: Case) -> Tensor:
+    """Gather, softmax among each query's edges, and sum; ``(B, H, Nq, dv)``; 0 for a query without an edge.
+
+    Half precision is computed in float32: sparse products do not exist there.
+    """
+    edges, allowed = listed_pairs(case)
+    batch, dtype = len(case.query), case.query.dtype
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.autocast(case.query.device.type, enabled=False):
+        query, key, value = (_heads_first(t.to(exact)) for t in (case.query, case.key, case.value))
+        pair = EdgePair(case.query_set, case.key_set, edges, case.structure)
+        scores = _scores(case, query, key, pair, exact)
+        weights = edge_softmax(scores, edges, allowed)
+        weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
+        output = edge_sum(weights, value, edges)  # (H, B * Nq, dv)
+        if case.relation is not None and case.adds("to_value"):
+            added = _beyond_prefix(pair, case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
+            output = output + segment_sum(added.flatten(1), edges).unflatten(-1, added.shape[1:]).transpose(0, 1)
+    return output.unflatten(1, (batch, -1)).transpose(0, 1).to(dtype)
+
+
+def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None]:
+    """Return the pairs to compute, and which of them are allowed, bool ``(E,)`` (None is all)."""
+    structure, query_set, key_set = case.structure, case.query_set, case.key_set
+    edges = structure.edge_list(query_set, key_set)
+    assert edges is not None, "the kernel table sends only structures with edges here"
+    allowed = None if isinstance(structure, Edges) else structure.permits(query_set, key_set, edges.edge_index)
+    if query_set.num_prefix or key_set.num_prefix:
+        prefix = _prefix_pairs(case)
+        if allowed is not None:
+            edges, allowed = _subset(edges, allowed), None
+        edges = edges.union(prefix)
+    if key_set.mask is not None:
+        real = key_set.mask.flatten()[edges.key]
+        allowed = real if allowed is None else allowed & real
+    return edges, allowed
+
+
+def _scores(case: Case, query: Tensor, key: Tensor, pair: EdgePair, dtype: torch.dtype) -> Tensor:
+    """Return the scores with what the relation adds, ``(E, H)``."""
+    edges, relation, (q, k) = pair.edges, case.relation, (query.transpose(0, 1), key.transpose(0, 1))
+    if relation is not None and case.adds("to_key"):
+        keys = k.index_select(0, edges.key) + _beyond_prefix(pair, relation.to_key(pair))
+        scores = case.score.pairwise(q.index_select(0, edges.query), keys)
+    elif (dot := case.score.as_dot(query[None], key[None])) is not None:
+        scores = edge_dot(dot[0].squeeze(0), dot[1].squeeze(0), edges) * dot[2]
+    else:
+        scores = case.score.along(q, k, edges.query, edges.key)
+    if relation is not None and case.adds("to_score"):
+        bias = relation.to_score(q, pair).to(dtype)
+        keep = pair.beyond_prefix()
+        scores = scores + (bias if keep is None else bias.masked_fill(~keep[:, None], 0.0))
+    return scores
+
+
+def _heads_first(vectors: Tensor) -> Tensor:
+    return vectors.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B * N, d)
+
+
+def _beyond_prefix(pair: EdgePair, vectors: Tensor) -> Tensor:
+    keep = pair.beyond_prefix()
+    return vectors if keep is None else vectors.masked_fill(~keep[:, None, None], 0.0)
+
+
+def _prefix_pairs(case: Case) -> EdgeList:
+    """Return the pairs in which a prefix vector takes part: it sees all, and all see it."""
+    batch, num_queries, num_keys = len(case.query), case.query_set.num_vectors, case.key_set.num_vectors
+    device = case.query.device
+    query, key = torch.arange(num_queries, device=device), torch.arange(num_keys, device=device)
+    seeing = torch.cartesian_prod(query[: case.query_set.num_prefix], key)
+    seen = torch.cartesian_prod(query[case.query_set.num_prefix :], key[: case.key_set.num_prefix])
+    pairs = torch.cat([seeing, seen]).T  # (2, P): query, key of one sample
+    sample = torch.arange(batch, device=device)[:, None]
+    query, key = (sample * num_queries + pairs[0]).flatten(), (sample * num_keys + pairs[1]).flatten()
+    return EdgeList(key, query, batch * num_queries, batch * num_keys)
+
+
+def _subset(edges: EdgeList, keep: Tensor) -> EdgeList:
+    attr = None if edges.edge_attr is None else edges.edge_attr[keep]
+    return EdgeList(edges.key[keep], edges.query[keep], edges.num_queries, edges.num_keys, attr)
