@@ -39,7 +39,7 @@ def edge_attention(case: Case) -> Tensor:
         if case.relation is not None and case.adds("to_value"):
             added = _beyond_prefix(pair, case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
             output = output + segment_sum(added.flatten(1), edges).unflatten(-1, added.shape[1:]).transpose(0, 1)
-    return output.unflatten(1, (batch, -1)).transpose(0, 1).to(dtype)
+    return output.unflatten(1, (batch, case.query.shape[2])).transpose(0, 1).to(dtype)
 
 
 def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None]:

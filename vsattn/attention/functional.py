@@ -57,7 +57,11 @@ def attend(
     if key_set.mask is not None:  # what stands in padding, even a NaN, must not meet a weight of 0
         padded = ~key_set.mask[:, None, :, None]
         key, value = key.masked_fill(padded, 0.0), value.masked_fill(padded, 0.0)
-    case = make_case(query, key, value, query_set, key_set, structure, score, relation, dropout)
+    return run_case(make_case(query, key, value, query_set, key_set, structure, score, relation, dropout), kernel)
+
+
+def run_case(case: Case, kernel: str = "auto") -> Tensor:
+    """Compute a case whose padded keys and values are known to be finite; ``(B, H, Nq, dv)``."""
     name, _ = choose(case, kernel)
     return KERNELS[name].run(case)
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from vsattn.attention.cache import KeyValue
-from vsattn.attention.functional import attend, attention_weights
+from vsattn.attention.functional import attention_weights, make_case, run_case
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.positions import Positions as Rotary
+from vsattn.positions import Rotary
 from vsattn.relations import Relation
 from vsattn.scores import ScaledDot, Score
 from vsattn.structure import Full, Structure
@@ -21,6 +21,11 @@ from vsattn.vectorset import VectorSet
 def as_set(vectors: VectorSet | Tensor) -> VectorSet:
     """Return a set as it is, and a tensor ``(B, N, D)`` as a free set without padding."""
     return vectors if isinstance(vectors, VectorSet) else VectorSet(vectors)
+
+
+def _without_padding(values: Tensor, key_set: VectorSet) -> Tensor:
+    """Zero the padded rows of values that did not come as a set, which does it when it is made."""
+    return values if key_set.mask is None else values.masked_fill(~key_set.mask[..., None], 0.0)
 
 
 class MultiHeadAttention(nn.Module):
@@ -135,6 +140,7 @@ class MultiHeadAttention(nn.Module):
         """Project the keys and values of a set once, to be read by :meth:`read` as often as needed."""
         values = key.x if value is None else value
         self._check(None, key.x, values)
+        values = values if value is None else _without_padding(values, key)
         k, v = self._heads(key.x, self.key_proj), self._heads(values, self.value_proj)
         k = k if self.rotary is None else self.rotary(k, key)
         return KeyValue(k, v, key.replace(x=key.x[..., :0], structure=Full()))
@@ -156,6 +162,7 @@ class MultiHeadAttention(nn.Module):
         key_set = query_set if key is None or is_self else as_set(key)
         values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
         self._check(query_set.x, key_set.x, values)
+        values = values if value is None else _without_padding(values, key_set)
         structure = self.structure
         if is_self:
             structure = structure & (query_set.structure.unbounded() if self.is_global else query_set.structure)
@@ -178,10 +185,8 @@ class MultiHeadAttention(nn.Module):
     def _mix(
         self, q: Tensor, k: Tensor, v: Tensor, query_set: VectorSet, key_set: VectorSet, structure: Structure
     ) -> Tensor:
-        heads = attend(
-            q, k, v, query_set, key_set, structure,
-            score=self.score, relation=self.relation, dropout=self.dropout if self.training else 0.0,
-        )  # fmt: skip
+        dropout = self.dropout if self.training else 0.0
+        heads = run_case(make_case(q, k, v, query_set, key_set, structure, self.score, self.relation, dropout))
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def _check(self, query: Tensor | None, key: Tensor, value: Tensor | None) -> None:

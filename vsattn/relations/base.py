@@ -35,7 +35,7 @@ class Pair:
         num_queries, num_keys = self.query_set.num_vectors, self.key_set.num_vectors
         dense = attr.new_zeros(len(self.query_set.x) * num_queries, num_keys, attr.shape[1])
         dense = dense.index_put((edges.query, edges.key % num_keys), attr)
-        return dense.unflatten(0, (-1, num_queries))[:, self.rows]
+        return dense.unflatten(0, (len(self.query_set.x), num_queries))[:, self.rows]
 
     def beyond_prefix(self) -> Tensor | None:
         """Return bool ``(1, Nq, Nk)``, False where a prefix vector takes part, or None when none does."""
