@@ -11,7 +11,7 @@ from torch import nn
 from vsattn.attention import MultiHeadAttention
 from vsattn.encoders import ConvEncoder, TransformerEncoder
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.layers import BatchNorm, DropPath, FeedForward, LayerNorm, RMSNorm
+from vsattn.layers import BatchNorm, DropPath, FeedForward, LayerNorm, RMSNorm, TransformerBlock
 from vsattn.structure import Dense
 from vsattn.vectorset import VectorSet
 
@@ -89,6 +89,119 @@ def test_encoder_equals_torchs_encoder_layers(placement, activation):
     torch.testing.assert_close(output[mask], expected[mask], atol=1e-12, rtol=0)
 
 
+def restated(model, x, mask):
+    """Compute a one-head encoder by torch's attention and norms, as the papers write the two further placements."""
+    layer_norm = partial(nn.functional.layer_norm, normalized_shape=x.shape[-1:])
+    alpha = (2 * len(model.blocks)) ** 0.25
+    for block in model.blocks:
+        m = block.attention
+        theirs = nn.MultiheadAttention(x.shape[-1], 1, batch_first=True, dtype=x.dtype)
+        projections = (m.query_proj, m.key_proj, m.value_proj)
+        theirs.in_proj_weight = nn.Parameter(torch.cat([p.weight for p in projections]))
+        theirs.in_proj_bias = nn.Parameter(torch.cat([p.bias for p in projections]))
+        theirs.out_proj.load_state_dict(m.out_proj.state_dict())
+        mlp = nn.Sequential(block.feed_forward.up, nn.GELU(), block.feed_forward.down)
+        branches = [
+            (lambda h, f=theirs: f(h, h, h, key_padding_mask=~mask, need_weights=False)[0], "attention"),
+            (mlp, "feed_forward"),
+        ]
+        for branch, name in branches:
+            a, b = getattr(block, f"{name}_norm"), getattr(block, f"{name}_out_norm")
+            if b is None:
+                x = layer_norm(alpha * x + branch(x), weight=a.weight, bias=a.bias)
+            else:
+                change = branch(layer_norm(x, weight=a.weight, bias=a.bias))
+                x = x + layer_norm(change, weight=b.weight, bias=b.bias)
+    return x if model.norm is None else layer_norm(x, weight=model.norm.weight, bias=model.norm.bias)
+
+
+@pytest.mark.parametrize("placement", ["sandwich", "deepnorm"])
+def test_further_placements_are_their_formulas(placement):
+    torch.manual_seed(0)
+    model = TransformerEncoder(8, 3, 1, norm_placement=placement).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    x, mask = torch.randn(2, 5, 8, dtype=torch.float64), torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    output = model(VectorSet(x, mask)).x
+    torch.testing.assert_close(output[mask], restated(model, x, mask)[mask], atol=1e-12, rtol=0)
+    assert (model.norm is None) == (placement == "deepnorm")
+
+
+def test_deepnorm_scales_residuals_and_start_by_the_papers_numbers():
+    """Wang et al. 2022, encoder of 18 layers: alpha = 36^(1/4), beta = 144^(-1/4); queries and keys start as ever."""
+
+    def make(placement, activation):
+        torch.manual_seed(0)
+        return TransformerEncoder(
+            8, 18, 2, norm_placement=placement, feed_forward=partial(FeedForward, activation=activation)
+        )
+
+    for activation in ("gelu", "swiglu"):
+        deep, post = make("deepnorm", activation), make("post", activation)
+        for a, b in zip(deep.blocks, post.blocks, strict=True):
+            assert a.residual_scale == pytest.approx(36**0.25) and b.residual_scale == 1.0
+            ratio = {n: (p / q).flatten() for (n, p), q in zip(a.named_parameters(), b.parameters(), strict=True)}
+            for name, found in ratio.items():
+                found = found[~found.isnan()]  # a bias that starts at 0
+                scaled = any(
+                    part in name for part in ("value_proj", "out_proj", "feed_forward.up", "feed_forward.down")
+                )
+                expected = torch.full_like(found, 144**-0.25 if scaled else 1.0)
+                if name.startswith("feed_forward.up") and activation == "swiglu":
+                    expected[: len(expected) // 2] = 1.0  # the gate
+                torch.testing.assert_close(found, expected, msg=name)
+
+
+def test_deepnorm_keeps_the_first_step_of_a_hundred_layers_small():
+    """Section 3 of the paper: the output moves by a bounded amount, where post-norm's explodes with depth."""
+
+    def first_step(placement, num_layers):
+        torch.manual_seed(0)
+        model = TransformerEncoder(16, num_layers, 2, norm_placement=placement)
+        sets, target = VectorSet(torch.randn(8, 5, 16)), torch.randn(8, 5, 16)
+        before = model(sets).x
+        (before * target).mean().backward()
+        first, last = (model.blocks[i].feed_forward.up.weight.grad.norm() for i in (0, -1))
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
+        return float((model(sets).x - before).detach().square().mean().sqrt()), float(first / last)
+
+    deep, ratio = first_step("deepnorm", 100)
+    assert 0.5 < ratio < 2.0  # the gradient is as large at the first layer as at the last
+    assert deep < 2 * first_step("post", 6)[0]
+    assert first_step("post", 100)[0] > 20 * deep
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "deepnorm"])
+def test_every_placement_hands_the_mask_to_its_norms(placement):
+    torch.manual_seed(0)
+    model = TransformerEncoder(4, 2, 2, norm=BatchNorm, norm_placement=placement).double()
+    x = torch.randn(3, 4, 4, dtype=torch.float64)
+    expected = model(VectorSet(x)).x
+    padded = torch.cat([x, torch.full((3, 2, 4), 1e3, dtype=torch.float64)], 1)
+    output = model(VectorSet(padded, torch.tensor([[True] * 4 + [False] * 2] * 3))).x
+    torch.testing.assert_close(output[:, :4], expected, atol=1e-10, rtol=0)
+
+
+class Mean(nn.Module):
+    """The mean of the real vectors for each: no attention at all, but a set in and a set out."""
+
+    def forward(self, vector_set):
+        return vector_set.replace(x=vector_set.x.mean(1, keepdim=True).expand_as(vector_set.x))
+
+
+def test_attention_may_be_any_module_from_a_set_to_a_set():
+    torch.manual_seed(0)
+    make = partial(TransformerEncoder, 6, 1, 1, attention=lambda dim, heads: Mean())
+    x = torch.randn(2, 3, 6)
+    norm = partial(nn.functional.layer_norm, normalized_shape=(6,))
+    model = make(norm_placement="post")
+    mixed = norm(x + x.mean(1, keepdim=True))
+    torch.testing.assert_close(model(VectorSet(x)).x, norm(mixed + model.blocks[0].feed_forward(mixed)))
+    with pytest.raises(ConfigError, match=r"no \['attention.value_proj', 'attention.out_proj'\]"):
+        make(norm_placement="deepnorm")
+
+
 def test_swiglu_is_its_formula():
     torch.manual_seed(0)
     layer, x = FeedForward(4, hidden_dim=3, activation="swiglu"), torch.randn(2, 4)
@@ -144,8 +257,10 @@ def test_impossible_layers_are_refused():
         FeedForward(4, activation="tanh")
     with pytest.raises(ConfigError, match="must be odd"):
         ConvEncoder(4, 1, kernel_size=2)
-    with pytest.raises(ConfigError, match="'pre' or 'post'"):
+    with pytest.raises(ConfigError, match="'pre', 'post', 'sandwich' or 'deepnorm', not 'middle'"):
         TransformerEncoder(4, 1, 1, norm_placement="middle")
+    with pytest.raises(ConfigError, match="'pre', 'post' or 'sandwich', not 'deepnorm'"):
+        TransformerBlock(nn.Identity(), nn.Identity(), norm=lambda: LayerNorm(4), norm_placement="deepnorm")
     with pytest.raises(ConfigError, match="drop_path"):
         DropPath(1.0)
     with pytest.raises(ShapeError, match="needs a grid"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vsattn.attention import MultiHeadAttention, attention_weights
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.positions import Learned, Sinusoidal
+from vsattn.positions import Learned, OneHot, Sinusoidal
 from vsattn.relations import Pair, Relative2d
 from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
@@ -81,6 +81,33 @@ def test_learned_sequence_looks_up_and_refuses_what_is_too_long():
         positions(VectorSet(torch.zeros(1, 2, 4), layout="sequence").with_prefix(torch.zeros(1, 4)))
 
 
+@pytest.mark.parametrize("pos", [None, torch.tensor([[[3.0], [0.0], [4.0]], [[1.0], [1.0], [2.0]]])])
+def test_one_hot_times_a_matrix_is_the_learned_table_and_so_are_its_gradients(pos):
+    learned, one_hot = Learned(4, max_length=5), OneHot(4, max_length=5)
+    with torch.no_grad():
+        one_hot.weight.copy_(learned.table)
+    layout = "sequence" if pos is None else "free"
+    sets, probe = VectorSet(torch.randn(2, 3, 4), pos=pos, layout=layout), torch.randn(2, 3, 4)
+    assert torch.equal(one_hot(sets).x, learned(sets).x)
+    for positions in (learned, one_hot):
+        (positions(sets).x * probe).sum().backward()
+    torch.testing.assert_close(one_hot.weight.grad, learned.table.grad)
+    compiled = torch.compile(one_hot, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(sets).x, one_hot(sets).x)
+
+
+def test_one_hot_refuses_what_is_too_long_and_grids():
+    positions = OneHot(4, max_length=5)
+    with pytest.raises(ShapeError, match="sequence of 6 is longer than the 5"):
+        positions(VectorSet(torch.zeros(1, 6, 4), layout="sequence"))
+    with pytest.raises(ShapeError, match=r"positions 2 \.\. 5 do not lie within the 5"):
+        positions(VectorSet(torch.zeros(1, 2, 4), pos=torch.tensor([[[2], [5]]])))
+    with pytest.raises(ConfigError, match=r"counts the positions of a sequence, at least 1, and is None"):
+        OneHot(4, max_length=None)
+    with pytest.raises(ShapeError, match="OneHot serves sequences"):
+        positions(grid_set(2, 2, 4))
+
+
 def test_relative_bias_is_the_table_entry_of_the_offset():
     relation = Relative2d(2, 4, max_distance=1)
     with torch.no_grad():
@@ -91,7 +118,7 @@ def test_relative_bias_is_the_table_entry_of_the_offset():
     for i, (ri, ci) in enumerate(places):
         for j, (rj, cj) in enumerate(places):
             row, column = (max(-1, min(1, d)) + 1 for d in (rj - ri, cj - ci))
-            assert bias[0, :, i, j].tolist() == relation.bias[row * 3 + column].tolist()
+            assert bias[0, i, j].tolist() == relation.bias[row * 3 + column].tolist()
 
 
 def test_convolution_start_makes_each_of_eight_heads_look_at_one_neighbour():

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsattn.errors import ConfigError
+from vsattn.sparse import edge_pairwise
+from vsattn.structure import EdgeList
 
 #: What turns the scores of a query into weights that sum to 1.
 Normalizer = Literal["softmax", "sparsemax", "entmax15"]
@@ -58,9 +60,9 @@ class Score(nn.Module):
         q, k, scale = dot
         return (q @ k.transpose(-2, -1)) * scale
 
-    def along(self, query: Tensor, key: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
-        """Score listed pairs: ``(Nq, H, d)`` and ``(Nk, H, d)`` at indices ``(E,)`` give ``(E, H)``."""
-        return self.pairwise(query[query_index], key[key_index])
+    def along(self, query: Tensor, key: Tensor, edges: EdgeList) -> Tensor:
+        """Score the pairs of a list: ``(Nq, H, d)`` and ``(Nk, H, d)`` give ``(E, H)``."""
+        return edge_pairwise(self.pairwise, tuple(self.parameters()), query, key, edges)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, head_dim={self.head_dim}"
@@ -183,9 +185,9 @@ class SplitAdditive(Score):
         k = _reduced(key.transpose(1, 2), self.key_weight).transpose(1, 2)
         return self._bent(q[..., :, None] + k[..., None, :])
 
-    def along(self, query: Tensor, key: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
+    def along(self, query: Tensor, key: Tensor, edges: EdgeList) -> Tensor:
         q, k = _reduced(query, self.query_weight), _reduced(key, self.key_weight)  # (N, H)
-        return self._bent(q.index_select(0, query_index) + k.index_select(0, key_index))
+        return self._bent(q.index_select(0, edges.query) + k.index_select(0, edges.key))
 
     def _bent(self, scores: Tensor) -> Tensor:
         return F.leaky_relu(scores, self.negative_slope)

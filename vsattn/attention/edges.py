@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vsattn.attention.case import Case
-from vsattn.attention.sparse import edge_dot, edge_softmax, edge_sum, segment_sum
 from vsattn.relations import EdgePair
+from vsattn.sparse import edge_dot, edge_softmax, edge_sum, segment_sum
 from vsattn.structure import EdgeList, Edges
 
 
@@ -30,16 +30,16 @@ def edge_attention(case: Case) -> Tensor:
     batch, dtype = len(case.query), case.query.dtype
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(case.query.device.type, enabled=False):
-        query, key, value = (_heads_first(t.to(exact)) for t in (case.query, case.key, case.value))
+        query, key, value = (t.to(exact).transpose(1, 2).flatten(0, 1) for t in (case.query, case.key, case.value))
         pair = EdgePair(case.query_set, case.key_set, edges, case.structure)
         scores = _scores(case, query, key, pair, exact)
         weights = edge_softmax(scores, edges, allowed)
         weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
-        output = edge_sum(weights, value, edges)  # (H, B * Nq, dv)
+        output = edge_sum(weights, value, edges)  # (B * Nq, H, dv)
         if case.relation is not None and case.adds("to_value"):
             added = _beyond_prefix(pair, case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
-            output = output + segment_sum(added.flatten(1), edges).unflatten(-1, added.shape[1:]).transpose(0, 1)
-    return output.unflatten(1, (batch, case.query.shape[2])).transpose(0, 1).to(dtype)
+            output = output + segment_sum(added.flatten(1), edges).unflatten(-1, added.shape[1:])
+    return output.unflatten(0, (batch, case.query.shape[2])).transpose(1, 2).to(dtype)
 
 
 def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None]:
@@ -61,23 +61,20 @@ def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None]:
 
 def _scores(case: Case, query: Tensor, key: Tensor, pair: EdgePair, dtype: torch.dtype) -> Tensor:
     """Return the scores with what the relation adds, ``(E, H)``."""
-    edges, relation, (q, k) = pair.edges, case.relation, (query.transpose(0, 1), key.transpose(0, 1))
+    edges, relation = pair.edges, case.relation
     if relation is not None and case.adds("to_key"):
-        keys = k.index_select(0, edges.key) + _beyond_prefix(pair, relation.to_key(pair))
-        scores = case.score.pairwise(q.index_select(0, edges.query), keys)
-    elif (dot := case.score.as_dot(query[None], key[None])) is not None:
-        scores = edge_dot(dot[0].squeeze(0), dot[1].squeeze(0), edges) * dot[2]
+        keys = key.index_select(0, edges.key) + _beyond_prefix(pair, relation.to_key(pair))
+        scores = case.score.pairwise(query.index_select(0, edges.query), keys)
+    elif (dot := case.score.as_dot(query.transpose(0, 1)[None], key.transpose(0, 1)[None])) is not None:
+        q, k = (t.squeeze(0).transpose(0, 1) for t in dot[:2])
+        scores = edge_dot(q, k, edges) * dot[2]
     else:
-        scores = case.score.along(q, k, edges.query, edges.key)
+        scores = case.score.along(query, key, edges)
     if relation is not None and case.adds("to_score"):
-        bias = relation.to_score(q, pair).to(dtype)
+        bias = relation.to_score(query, pair).to(dtype)
         keep = pair.beyond_prefix()
         scores = scores + (bias if keep is None else bias.masked_fill(~keep[:, None], 0.0))
     return scores
-
-
-def _heads_first(vectors: Tensor) -> Tensor:
-    return vectors.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B * N, d)
 
 
 def _beyond_prefix(pair: EdgePair, vectors: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ class GraphPositions(Positions):
     """Base: ``features W`` for the features ``(n, F)`` of each node, which depend on the graph's edges alone.
 
     The graph is the one `Edges` in the set's structure, without edges of padded vectors; `edge_attr` is not read.
-    Features are computed once for each graph (known again by its edges), on the CPU and without gradients.
+    Features are computed once for each graph (known again by its edges), on the CPU and without gradients;
+    `torch.compile` leaves that part out, so ``fullgraph=True`` and export are refused.
     """
 
     def __init__(self, dim: int, num_features: int) -> None:
@@ -45,12 +46,13 @@ class GraphPositions(Positions):
         Raises:
             ShapeError: when the set's structure does not hold one graph.
         """
-        return self._batch(vector_set).to(vector_set.x.device, self.proj.weight.dtype)
+        # A decorator would load the compiler together with this module.
+        look_up = torch.compiler.disable(self._batch) if torch.compiler.is_compiling() else self._batch
+        return look_up(vector_set).to(vector_set.x.device, self.proj.weight.dtype)
 
     def encode(self, vector_set: VectorSet) -> Tensor:
         return self.proj(self.features(vector_set))
 
-    @torch.compiler.disable
     @torch.no_grad()
     def _batch(self, vector_set: VectorSet) -> Tensor:
         leaves = vector_set.structure.leaves()

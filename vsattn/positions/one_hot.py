@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vsattn.errors import ConfigError
 from vsattn.positions.base import Positions, sequence_index
 from vsattn.vectorset import VectorSet
 
@@ -21,11 +22,17 @@ class OneHot(Positions):
         std: standard deviation of the start.
 
     Raises:
+        ConfigError: for no ``max_length``, which tokenizers of sequences supply to a config.
         ShapeError: in use, for a position beyond ``max_length`` or for vectors that are no sequence.
     """
 
-    def __init__(self, dim: int, *, max_length: int, std: float = 0.02) -> None:
+    def __init__(self, dim: int, *, max_length: int | None, std: float = 0.02) -> None:
         super().__init__()
+        if max_length is None or max_length < 1:
+            raise ConfigError(
+                f"OneHot.max_length counts the positions of a sequence, at least 1, and is {max_length}; give it where "
+                "the tokenizer does not, or use learned positions for grids"
+            )
         self.weight = nn.Parameter(torch.empty(max_length, dim).normal_(std=std))
 
     def encode(self, vector_set: VectorSet) -> Tensor:
