@@ -239,9 +239,10 @@ def test_kernel_choice_is_explained_and_can_be_forced():
 def test_a_sparse_structure_never_turns_quadratic_in_silence(monkeypatch):
     monkeypatch.setattr(kernel_table, "MAX_DENSE_PAIRS", 8)
     sets, q = VectorSet(torch.zeros(1, 3, 1), layout="sequence"), torch.randn(1, 1, 3, 4)
+    free = VectorSet(torch.zeros(1, 3, 1), pos=torch.arange(3.0)[None, :, None])
     with pytest.raises(ShapeError, match="limit 8"):
-        attend(q, q, q, sets, sets, Window(1, 1))
-    assert attend(q, q, q, sets, sets, Window(1, 1), kernel="dense").shape == q.shape
+        attend(q, q, q, free, free, Window(1, 1))
+    assert attend(q, q, q, free, free, Window(1, 1), kernel="dense").shape == q.shape
     assert attend(q, q, q, sets, sets, Causal()).shape == q.shape
 
 

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "vsattn.attention": (
+        "KeyValue",
         "MultiHeadAttention",
         "Steps",
         "attend",
@@ -22,8 +23,10 @@ _HOMES = {
         "steps_by_vector",
     ),
     "vsattn.checkpoint": ("load",),
-    "vsattn.encoders": ("ConvEncoder", "Encoder", "TransformerEncoder"),
-    "vsattn.heads": ("AttentionHead", "ClsHead", "Head", "MeanHead", "VectorHead"),
+    "vsattn.decoders": ("Decoder", "DecoderState", "TransformerDecoder"),
+    "vsattn.encoders": ("ConvEncoder", "Encoder", "InducedEncoder", "LatentEncoder", "TransformerEncoder"),
+    "vsattn.heads": ("AttentionHead", "ClsHead", "Head", "MeanHead", "PoolingHead", "VectorHead"),
+    "vsattn.layers.conv_as_attention": ("conv_as_attention",),
     "vsattn.model": ("Model", "build_model"),
     "vsattn.structure": ("Causal", "Dense", "Edges", "Full", "Segments", "Structure", "Window"),
     "vsattn.vectorset": ("VectorSet",),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from vsattn.attention import attend
+from vsattn.attention import MultiHeadAttention, attend
+from vsattn.encoders.induced import AttentionBlock, beside, learned_vectors
 from vsattn.errors import ConfigError, ShapeError
+from vsattn.layers import FeedForward, LayerNorm, Norm
 from vsattn.vectorset import VectorSet
 
 
@@ -75,14 +80,60 @@ class AttentionHead(Head):
 
     def features(self, vector_set: VectorSet) -> Tensor:
         batch, heads = vector_set.x.shape[0], self.query.shape[1]
-        real = self._without_prefix(vector_set)
+        real = _without_prefix(vector_set)
         keys = real.x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
         query_set = VectorSet(real.x.new_zeros(batch, 1, 1))
         query = self.query.to(keys.dtype).expand(batch, -1, -1, -1)
         return attend(query, keys, keys, query_set, real).flatten(1)
 
-    @staticmethod
-    def _without_prefix(vector_set: VectorSet) -> VectorSet:
-        count = vector_set.num_prefix
-        mask = None if vector_set.mask is None else vector_set.mask[:, count:]
-        return VectorSet(vector_set.x[:, count:], mask)
+
+class PoolingHead(Head):
+    """One answer per set, pooled by attention in full: k learned seeds attend to the real vectors.
+
+    ``PMA(Z) = MAB(S, feed_forward(Z))`` (Set Transformer, Lee et al. 2019, eq. 11); the k vectors that come out are
+    joined, ``(B, k D)``, so that each seed can look for something of its own.
+
+    Args:
+        dim: D.
+        num_classes: C.
+        num_heads: H.
+        num_seeds: k.
+        attention: class or partial, called with ``(dim, num_heads)``; without relation, rotary and structure.
+        feed_forward: class or partial, called with ``(dim)``; of the block.
+        key_feed_forward: the same, for the vectors before the seeds look at them; None leaves it out.
+        norm: class or partial, called with ``(dim)``.
+        norm_placement: ``"post"``, as in the paper, or ``"pre"``.
+        dropout: on the pooled vectors.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        num_heads: int = 4,
+        num_seeds: int = 1,
+        attention: Callable[..., MultiHeadAttention] = MultiHeadAttention,
+        feed_forward: Callable[..., FeedForward] = FeedForward,
+        key_feed_forward: Callable[..., FeedForward] | None = FeedForward,
+        norm: Callable[..., Norm] = LayerNorm,
+        norm_placement: Literal["pre", "post"] = "post",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim * num_seeds, num_classes, dropout=dropout)
+        self.seeds = learned_vectors(num_seeds, dim)
+        self.key_feed_forward = None if key_feed_forward is None else key_feed_forward(dim)
+        block = attention(dim, num_heads), feed_forward(dim)
+        self.block = AttentionBlock(*block, norm=norm, norm_placement=norm_placement)
+
+    def features(self, vector_set: VectorSet) -> Tensor:
+        real = _without_prefix(vector_set)
+        if self.key_feed_forward is not None:
+            real = real.replace(x=self.key_feed_forward(real.x))
+        return self.block(beside(real, self.seeds), real).x.flatten(1)
+
+
+def _without_prefix(vector_set: VectorSet) -> VectorSet:
+    count = vector_set.num_prefix
+    mask = None if vector_set.mask is None else vector_set.mask[:, count:]
+    return VectorSet(vector_set.x[:, count:], mask)

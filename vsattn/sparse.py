@@ -185,7 +185,7 @@ def _sum_by_key(weights: Tensor, value: Tensor, edges: EdgeList) -> Tensor:
 
 
 def _bags(index: Tensor, value: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    """Sum ``value (H, M, d)`` at ``index (E,)`` by ``weights (H, E)`` between the starts, ``(len(starts) - 1, H, d)``."""
+    """Sum ``value (H, M, d)`` at ``index (E,)`` by ``weights (H, E)`` between starts ``(n + 1,)``: ``(n, H, d)``."""
     out = value.new_empty(len(starts) - 1, len(value), value.shape[-1])
     for head, vectors in enumerate(value):
         out[:, head] = F.embedding_bag(index, vectors, starts[:-1], mode="sum", per_sample_weights=weights[head])

@@ -40,7 +40,7 @@ class VectorSet:
     x: Tensor
     mask: Tensor | None = None
     pos: Tensor | None = None
-    structure: Structure = field(default_factory=Full)
+    structure: Structure = field(default_factory=lambda: Full())  # a lambda: dynamo cannot trace the class
     layout: Layout = "free"
     grid: tuple[int, int] | None = None
     num_prefix: int = 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from vsattn.errors import ShapeError
 from vsattn.vectorset import VectorSet
 
 
@@ -26,14 +27,24 @@ class KeyValue:
     key_set: VectorSet
 
     def append(self, other: KeyValue) -> KeyValue:
-        """Put more vectors behind these; both need positions if either has them."""
+        """Put more vectors behind these; both need positions if either has them.
+
+        Raises:
+            ShapeError: for another batch size, or for vectors that bring prefix vectors.
+        """
         first, second = self.key_set, other.key_set
+        if first.x.shape[0] != second.x.shape[0] or second.num_prefix:
+            raise ShapeError(
+                f"append takes vectors for the same {first.x.shape[0]} samples, without prefix; "
+                f"these are for {second.x.shape[0]}, with {second.num_prefix} prefix vectors"
+            )
         batch, pos, mask = first.x.shape[0], None, None
         if not (first.layout == second.layout == "free" and first.pos is None and second.pos is None):
             pos = torch.cat([s.positions().expand(batch, -1, -1) for s in (first, second)], dim=1)
         if first.mask is not None or second.mask is not None:
             mask = torch.cat([_mask(s) for s in (first, second)], dim=1)
-        joined = VectorSet(torch.cat([first.x, second.x], dim=1), mask, pos, num_prefix=first.num_prefix)
+        x = torch.cat([first.x, second.x], dim=1)
+        joined = first.replace(x=x, mask=mask, pos=pos, layout="free", grid=None)
         key, value = (torch.cat(two, dim=2) for two in ((self.key, other.key), (self.value, other.value)))
         return KeyValue(key, value, joined)
 
@@ -42,9 +53,7 @@ class KeyValue:
         kept = self.key_set
         mask = None if kept.mask is None else kept.mask[rows]
         pos = None if kept.pos is None else kept.pos.expand(kept.x.shape[0], -1, -1)[rows]
-        chosen = VectorSet(
-            kept.x[rows], mask, pos, layout=kept.layout, grid=kept.grid, num_prefix=kept.num_prefix
-        )  # fmt: skip
+        chosen = kept.replace(x=kept.x[rows], mask=mask, pos=pos, layout=kept.layout, grid=kept.grid)
         return KeyValue(self.key[rows], self.value[rows], chosen)
 
 

@@ -42,7 +42,8 @@ class Case:
                 "attend takes query (B, H, Nq, d), key (B, H, Nk, d), value (B, H, Nk, dv), where keys and values may "
                 f"have fewer heads, a divisor of H; got {tuple(q)}, {tuple(k)}, {tuple(v)}"
             )
-        num_queries = len(range(self.query_set.num_vectors)[self.rows])
+        whole = self.rows == slice(None)  # (a range would fix the length in a compiled graph)
+        num_queries = self.query_set.num_vectors if whole else len(range(self.query_set.num_vectors)[self.rows])
         for name, shape, found, length in (
             ("query", q, self.query_set, num_queries),
             ("key", k, self.key_set, self.key_set.num_vectors),

@@ -95,14 +95,13 @@ def choose(case: Case, kernel: str = "auto") -> tuple[str, str]:
         if refusal:
             raise ShapeError(f"kernel {kernel!r} cannot do this: {refusal}")
         return kernel, "asked for by name"
-    refusals = {}
+    refusals, pairs = {}, num_pairs(case)
     for name, entry in KERNELS.items():
         refusals[name] = entry.refuses(case)
-        if refusals[name] is None and entry.waives(case) is None:
+        if refusals[name] is None and (pairs > MAX_DENSE_PAIRS or entry.waives(case) is None):
             break
     else:
         raise ShapeError("no kernel can do this: " + "; ".join(f"{n}: {r}" for n, r in refusals.items() if r))
-    pairs = num_pairs(case)
     if name in ("dense", "reference") and is_sparse(case.structure) and pairs > MAX_DENSE_PAIRS:
         kinds = "; ".join(f"{n}: {refusals[n]}" for n in ("edges", "banded", "packed") if refusals[n])
         raise ShapeError(

@@ -191,7 +191,7 @@ class MultiHeadAttention(nn.Module):
 
     def _check(self, query: Tensor | None, key: Tensor, value: Tensor | None) -> None:
         given = [t for t in (query, key, value) if t is not None]
-        if len({t.shape[0] for t in given}) > 1 or (value is not None and key.shape[:2] != value.shape[:2]):
+        if any(t.shape[0] != key.shape[0] for t in given) or (value is not None and key.shape[:2] != value.shape[:2]):
             raise ShapeError(
                 "query, key, value share B, and key and value share N; "
                 f"got {', '.join(str(tuple(t.shape)) for t in given)}"

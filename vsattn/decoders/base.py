@@ -1,0 +1,30 @@
+"""The face that all decoders share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vsattn.vectorset import VectorSet
+
+
+class Decoder(nn.Module):
+    """Maps a target sequence to a sequence of the same length, each vector from the memory and those up to itself.
+
+    All at once, ``forward(target, memory)``, or piece by piece with the same result: ``state = start(memory)``, then
+    ``output, state = advance(step, state)`` as often as needed. A state is never changed, so several searches can go
+    on from one; ``state.select(rows)`` takes samples of its batch.
+    """
+
+    def forward(self, target: VectorSet, memory: VectorSet) -> VectorSet:
+        """Map the target ``(B, N, D)`` to ``(B, N, D)``, given the memory ``(B, M, Dm)``."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(target, memory)")
+
+    def start(self, memory: VectorSet) -> Any:
+        """Return the state before the first vector."""
+        raise NotImplementedError(f"{type(self).__name__} must define start(memory)")
+
+    def advance(self, step: VectorSet, state: Any) -> tuple[VectorSet, Any]:
+        """Map the next vectors ``(B, n, D)`` to ``(B, n, D)`` and return the state behind them."""
+        raise NotImplementedError(f"{type(self).__name__} must define advance(step, state)")
