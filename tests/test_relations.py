@@ -96,7 +96,10 @@ def test_edge_features_inside_the_activation_equal_gatv2(kernel):
     torch.manual_seed(0)
     structure = attributed(7, torch.Generator().manual_seed(0))
     conv = geometric.GATv2Conv(5, 4, heads=2, edge_dim=3, add_self_loops=False, bias=False).double()
-    relation, score = EdgeFeatures(2, 4, edge_dim=3, to="key").double(), Additive(2, 4, activation="leaky_relu").double()
+    relation, score = (
+        EdgeFeatures(2, 4, edge_dim=3, to="key").double(),
+        Additive(2, 4, activation="leaky_relu").double(),
+    )
     relation.project.load_state_dict(conv.lin_edge.state_dict())
     with torch.no_grad():
         score.weight.copy_(conv.att[0])

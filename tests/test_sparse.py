@@ -86,7 +86,9 @@ def test_edges_are_sorted_once_and_kept():
     structure = Edges(torch.tensor([[2, 0, 1], [1, 1, 0]]))
     sets = VectorSet(torch.zeros(1, 3, 1))
     found = structure.edge_list(sets, sets)
-    assert found.key.tolist() == [1, 0, 2] and found.query.tolist() == [0, 1, 1] and found.starts.tolist() == [0, 1, 3, 3]
+    assert (
+        found.key.tolist() == [1, 0, 2] and found.query.tolist() == [0, 1, 1] and found.starts.tolist() == [0, 1, 3, 3]
+    )
     assert structure.edge_list(sets, sets) is found
     order, query, starts = found.by_key
     assert order.tolist() == [1, 0, 2] and query.tolist() == [1, 0, 1] and starts.tolist() == [0, 1, 2, 3]

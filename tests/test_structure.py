@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import STRUCTURES, WITH_PREFIX, make_structure
 from torch_geometric.utils import to_dense_adj
 
 from vsattn.errors import ShapeError
-from vsattn.structure import And, Causal, Dense, Edges, Full, Or, Segments, Window
+from vsattn.structure import And, Causal, Dense, Edges, Full, Or, Segments, Structure, Window
 from vsattn.vectorset import VectorSet
 
 
@@ -102,3 +105,52 @@ def test_structures_that_do_not_fit_the_sets_are_refused_when_used():
     two = VectorSet(torch.zeros(2, 3, 1))
     with pytest.raises(ShapeError, match="joins two samples"):
         Edges(torch.tensor([[0], [4]])).allowed(two, two)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(STRUCTURES), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2**20), st.sampled_from([0, 1])
+)
+def test_permits_answers_for_listed_pairs_what_allowed_answers_for_all(name, batch, count, seed, prefix):
+    generator = torch.Generator().manual_seed(seed)
+    structure = make_structure(name, batch, count, generator)
+    sets = VectorSet(torch.zeros(batch, count, 1), structure=structure, layout="sequence")
+    if prefix and name in WITH_PREFIX:
+        sets = sets.with_prefix(torch.zeros(prefix, 1))
+    structure, total = sets.structure, sets.num_vectors
+    allowed = structure.allowed(sets, sets).expand(batch, 1, total, total)[:, 0]
+    sample, query, key = torch.ones(batch, total, total).nonzero().T
+    pairs = torch.stack([sample * total + key, sample * total + query])
+    assert torch.equal(structure.permits(sets, sets, pairs), allowed[sample, query, key])
+    assert torch.equal(Structure.permits(structure, sets, sets, pairs), allowed[sample, query, key])
+    edges = structure.edge_list(sets, sets)
+    if edges is not None:  # the list holds every allowed pair, once, in order
+        codes = edges.query * edges.num_keys + edges.key
+        assert (codes[1:] > codes[:-1]).all()
+        listed = torch.zeros(batch, total, total, dtype=torch.bool)
+        listed[edges.query // total, edges.query % total, edges.key % total] = True
+        assert bool((listed | ~allowed).all())
+
+
+def test_reach_is_what_all_or_the_widest_part_allows():
+    segments, edges = Segments(torch.zeros(1, 3).long()), Edges(torch.tensor([[0], [1]]))
+    for structure, reach in (
+        (Window(3, 5) & Causal(), (3, 0)),
+        (Window(3, 5) & segments, (3, 5)),
+        (Window(3, 5) | Window(4, 1), (4, 5)),
+        (Window(3, 5) | Causal(), (None, 5)),
+        (Causal() & Window(2, None), (2, 0)),
+        (edges, (None, None)),
+    ):
+        assert structure.reach() == reach
+
+
+def test_a_global_layer_drops_edges_and_windows_alone():
+    segments, edges, dense = (
+        Segments(torch.zeros(1, 3).long()),
+        Edges(torch.tensor([[0], [1]])),
+        Dense(torch.eye(3) > 0),
+    )
+    assert (edges & segments).unbounded() is segments
+    assert (Window(1, 1) & dense & Causal()).unbounded().leaves() == (dense, Causal())
+    assert isinstance((edges | dense).unbounded(), Full) and isinstance(Window(1, 1).unbounded(), Full)
