@@ -40,10 +40,10 @@ def same_as_reference(q, k, v, sets, structure, name, score=None, relation=None)
     st.integers(1, 40), st.integers(0, 9), st.integers(0, 9), st.integers(1, 3), st.sampled_from(["mask", "none"]),
     st.sampled_from(["window", "causal", "segments", "either"]), st.sampled_from(sorted(SCORES)),
     st.sampled_from([None, "alibi", "t5", "vectors"]), st.integers(1, 5),
+    st.integers(0, 2),
 )  # fmt: skip
 def test_band_of_many_chunks_equals_the_reference(
-    count, left, right, batch, padding, kind, score, relation, chunk
-):  # fmt: skip
+    count, left, right, batch, padding, kind, score, relation, chunk, prefix):  # fmt: skip
     generator = torch.Generator().manual_seed(count)
     mask = torch.rand(batch, count, generator=generator) < 0.7 if padding == "mask" else None
     sets = VectorSet(torch.zeros(batch, count, 1), mask, layout="sequence")
@@ -54,6 +54,8 @@ def test_band_of_many_chunks_equals_the_reference(
         "segments": Window(left, right) & Segments(ids),
         "either": Window(left, 0) | Window(0, right),
     }[kind]
+    if prefix and kind in ("window", "either"):
+        sets, count = sets.with_prefix(torch.zeros(prefix, 1)), count + prefix
     relation = None if relation is None else SEQUENCE_RELATIONS[relation](2, 4).double()
     kept, banded.MIN_CHUNK = banded.MIN_CHUNK, chunk
     try:
@@ -187,7 +189,6 @@ def test_a_forced_kernel_says_why_it_cannot():
         (Causal(), sequence(9), "banded", r"Causal has no limit on both sides; give Window\(left, right\)"),
         (Window(1, 1) & Dense(torch.ones(9, 9) > 0), sequence(9), "banded", "holds a mask or edges"),
         (Window(1, 1), VectorSet(torch.zeros(1, 9, 1), pos=positions.pos), "banded", "layout='sequence'"),
-        (Window(1, 1), sequence(9).with_prefix(torch.zeros(1, 1)), "banded", "prefix vectors see the whole"),
         (Full(), sequence(9), "packed", "Full is not Segments"),
         (Segments(ids) & Dense(torch.ones(9, 9) > 0), sequence(9), "packed", "Dense holds a mask or edges"),
         (Segments(ids, ids), sequence(9), "packed", "must be one set"),
@@ -201,10 +202,9 @@ def test_a_forced_kernel_says_why_it_cannot():
 def test_nothing_quadratic_beyond_the_stated_size_unless_asked_for(monkeypatch):
     monkeypatch.setattr(kernels, "MAX_DENSE_PAIRS", 100)
     window = Window(1, 1)
-    sets = sequence(20).with_prefix(torch.zeros(1, 1))
-    with pytest.raises(
-        ShapeError, match=r"441 pairs would be computed with a dense mask \(limit 100\).*banded: prefix"
-    ):
+    sets = VectorSet(torch.zeros(1, 21, 1), pos=torch.arange(21.0)[None, :, None])
+    message = r"441 pairs would be computed with a dense mask \(limit 100\).*layout='sequence'"
+    with pytest.raises(ShapeError, match=message):
         explained(window, sets)
     assert explained(window, sets, kernel="dense") == "dense: asked for by name"
     assert explained(graph(20, 60), VectorSet(torch.zeros(1, 20, 1))).startswith("edges:")  # dense, but too large

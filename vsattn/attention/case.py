@@ -10,7 +10,7 @@ from torch import Tensor
 from vsattn.errors import ShapeError
 from vsattn.relations import Pair, Relation
 from vsattn.scores import Score
-from vsattn.structure import Causal, Edges, Full, Segments, Structure, Window
+from vsattn.structure import Causal, EdgeList, Edges, Full, Segments, Structure, Window
 from vsattn.vectorset import VectorSet
 
 
@@ -60,6 +60,11 @@ class Case:
     def dot(self) -> tuple[Tensor, Tensor, float] | None:
         """What makes the score a dot product, ``(q, k, scale)``, or None."""
         return self.score.as_dot(self.query, self.key)
+
+    @property
+    def edges(self) -> EdgeList | None:
+        """The pairs of a graph, or None if the structure is none."""
+        return self.structure.edge_list(self.query_set, self.key_set)
 
     def adds(self, part: str) -> bool:
         """Tell whether the relation has this part: ``to_score``, ``to_key`` or ``to_value``."""

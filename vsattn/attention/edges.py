@@ -14,7 +14,7 @@ from vsattn.structure import EdgeList, Edges
 
 def edges_refuses(case: Case) -> str | None:
     """Say why a case has no list of edges, or return None."""
-    if case.structure.edge_list(case.query_set, case.key_set) is None:
+    if case.edges is None:
         return f"{type(case.structure).__name__} is no graph: Edges, alone or with others by &, or | of Edges"
     if case.score.normalizer != "softmax":
         return f"{case.score.normalizer} is computed for dense rows alone"
@@ -45,7 +45,7 @@ def edge_attention(case: Case) -> Tensor:
 def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None]:
     """Return the pairs to compute, and which of them are allowed, bool ``(E,)`` (None is all)."""
     structure, query_set, key_set = case.structure, case.query_set, case.key_set
-    edges = structure.edge_list(query_set, key_set)
+    edges = case.edges
     assert edges is not None, "the kernel table sends only structures with edges here"
     allowed = None if isinstance(structure, Edges) else structure.permits(query_set, key_set, edges.edge_index)
     if query_set.num_prefix or key_set.num_prefix:

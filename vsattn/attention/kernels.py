@@ -40,9 +40,8 @@ class Kernel:
 
 
 def _edges_waive(case: Case) -> str | None:
-    edges = case.structure.edge_list(case.query_set, case.key_set)
-    assert edges is not None
-    pairs, listed = num_pairs(case), len(edges.key)
+    assert case.edges is not None
+    pairs, listed = num_pairs(case), len(case.edges.key)
     if listed * MIN_PAIRS_PER_EDGE > pairs and _reference_refuses(case) is None:
         return f"{listed} edges among {pairs} pairs are too dense a graph"
     return None

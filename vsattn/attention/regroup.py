@@ -14,19 +14,22 @@ from vsattn.attention.reference import reference
 from vsattn.structure import And, Causal, Full, Or, Segments, Structure, Window
 from vsattn.vectorset import VectorSet
 
+#: Cuts ``(B, N, ...)`` into groups ``(G, n, ...)``.
+Cut = Callable[[Tensor], Tensor]
+
 
 def small_dense(case: Case) -> Tensor:
     """Compute a case whose sets are small: fused if a fused kernel can do it, by the definition otherwise."""
     return fused_dense(case) if dense_refuses(case) is None else reference(case)
 
 
-def placed(like: Tensor, mask: Tensor | None, pos: Tensor) -> VectorSet:
+def placed(like: Tensor, mask: Tensor | None, pos: Tensor, num_prefix: int = 0) -> VectorSet:
     """Return a set that says only what is real and where it stands; ``pos (G|1, n, P)``, ``like (G, H, n, d)``."""
     vectors = like.new_zeros(()).expand(like.shape[0], like.shape[2], 0)
-    return VectorSet(vectors, mask, pos.to(torch.float32))
+    return VectorSet(vectors, mask, pos.to(torch.float32), num_prefix=num_prefix)
 
 
-def regrouped(structure: Structure, query: Callable[[Tensor], Tensor], key: Callable[[Tensor], Tensor]) -> Structure:
+def regrouped(structure: Structure, query: Cut, key: Cut) -> Structure:
     """Return the structure for the groups; ``query`` and ``key`` cut ``(B, N)`` into ``(G, n)``."""
     if isinstance(structure, (And, Or)):
         return replace(structure, parts=tuple(regrouped(part, query, key) for part in structure.parts))

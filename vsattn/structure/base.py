@@ -154,7 +154,13 @@ class Or(_Combined):
 
     def edge_list(self, query_set: VectorSet, key_set: VectorSet) -> EdgeList | None:
         lists = [found for p in self.parts if (found := p.edge_list(query_set, key_set)) is not None]
-        return reduce(lambda a, b: a.union(b), lists) if len(lists) == len(self.parts) else None
+        if len(lists) < len(self.parts):
+            return None
+        kept = getattr(self, "_kept", None)  # (lists, union): asked for more than once, joined once
+        if kept is None or any(a is not b for a, b in zip(kept[0], lists)):
+            kept = lists, reduce(lambda a, b: a.union(b), lists)
+            object.__setattr__(self, "_kept", kept)
+        return kept[1]
 
     def unbounded(self) -> Structure:
         return reduce(lambda a, b: a | b, (p.unbounded() for p in self.parts))
