@@ -119,7 +119,7 @@ def test_it_equals_torchs_decoder_forward_and_backward(placement, activation):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**20), st.integers(1, 3), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.booleans())
-@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_step_by_step_equals_at_once(attention, placement, seed, batch, lengths, padded):
     model = made(attention, norm_placement=placement)
@@ -277,6 +277,6 @@ def test_what_cannot_be_decoded_is_refused():
         model(target, target)
     with pytest.raises(ConfigError, match="num_layers is at least 1"):
         TransformerDecoder(DIM, 0, 1)
-    with pytest.raises(ConfigError, match="'pre' or 'post'"):
+    with pytest.raises(ConfigError, match="'pre', 'post' or 'sandwich'"):
         attentions = MultiHeadAttention(4, 1), MultiHeadAttention(4, 1)
         DecoderBlock(*attentions, FeedForward(4), norm=partial(RMSNorm, 4), norm_placement="middle")

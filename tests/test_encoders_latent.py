@@ -249,5 +249,5 @@ def test_what_learned_vectors_cannot_do_is_refused(cls):
     count = "num_inducing" if cls is InducedEncoder else "num_latents"
     with pytest.raises(ConfigError, match="at least one learned vector"):
         cls(8, 1, 2, **{count: 0})
-    with pytest.raises(ConfigError, match="'pre' or 'post'"):
+    with pytest.raises(ConfigError, match="'pre', 'post' or 'sandwich'"):
         InducedEncoder(8, 1, 2, norm_placement="middle")

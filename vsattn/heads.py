@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from vsattn.attention import MultiHeadAttention, attend
 from vsattn.encoders.induced import AttentionBlock, beside, learned_vectors
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.layers import FeedForward, LayerNorm, Norm
+from vsattn.layers import FeedForward, LayerNorm, Norm, NormPlacement
 from vsattn.vectorset import VectorSet
 
 
@@ -102,7 +101,7 @@ class PoolingHead(Head):
         feed_forward: class or partial, called with ``(dim)``; of the block.
         key_feed_forward: the same, for the vectors before the seeds look at them; None leaves it out.
         norm: class or partial, called with ``(dim)``.
-        norm_placement: ``"post"``, as in the paper, or ``"pre"``.
+        norm_placement: ``"post"``, as in the paper, ``"pre"`` or ``"sandwich"``.
         dropout: on the pooled vectors.
     """
 
@@ -117,7 +116,7 @@ class PoolingHead(Head):
         feed_forward: Callable[..., FeedForward] = FeedForward,
         key_feed_forward: Callable[..., FeedForward] | None = FeedForward,
         norm: Callable[..., Norm] = LayerNorm,
-        norm_placement: Literal["pre", "post"] = "post",
+        norm_placement: NormPlacement = "post",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dim * num_seeds, num_classes, dropout=dropout)

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor, nn
 
 from vsattn.attention import MultiHeadAttention
 from vsattn.attention.cache import KeyValue
-from vsattn.errors import ConfigError
-from vsattn.layers import Norm
+from vsattn.layers import Norm, NormPlacement, ResidualBlock
 from vsattn.structure import Causal
 from vsattn.vectorset import VectorSet
 
 
-class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to a memory, feed-forward, each with a residual and a norm.
-
-    ``norm(x + f(x))`` (post-norm, Vaswani et al. 2017, section 3.1) or ``x + f(norm(x))`` (pre-norm), three times.
+class DecoderBlock(ResidualBlock):
+    """Causal self-attention, attention to a memory, feed-forward, each a residual branch (Vaswani et al. 2017, 3.1).
 
     Args:
         self_attention: from the target to itself; the block adds `Causal` to its structure.
         cross_attention: from the target to the memory, by the memory's mask.
         feed_forward: maps ``(B, N, D)`` to ``(B, N, D)``.
-        norm: makes a norm, called without arguments; three are made.
-        norm_placement: ``"pre"`` or ``"post"``.
-        dropout: on each branch, before the residual sum.
+        norm: makes a norm, called without arguments for each norm of the block.
+        norm_placement, dropout: see :class:`vsattn.layers.ResidualBlock`.
     """
 
     def __init__(
@@ -36,41 +31,47 @@ class DecoderBlock(nn.Module):
         feed_forward: nn.Module,
         *,
         norm: Callable[[], Norm],
-        norm_placement: Literal["pre", "post"] = "pre",
+        norm_placement: NormPlacement = "pre",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if norm_placement not in ("pre", "post"):
-            raise ConfigError(f"norm_placement is 'pre' or 'post', not {norm_placement!r}")
-        self.norm_placement = norm_placement
+        super().__init__(norm_placement, dropout=dropout)
         self.self_attention, self.cross_attention, self.feed_forward = self_attention, cross_attention, feed_forward
         self.self_norm, self.cross_norm, self.feed_forward_norm = norm(), norm(), norm()
-        self.dropout = nn.Dropout(dropout)
+        self.self_out_norm, self.cross_out_norm = self.out_norm(norm), self.out_norm(norm)
+        self.feed_forward_out_norm = self.out_norm(norm)
 
     def forward(self, target: VectorSet, memory: VectorSet) -> VectorSet:
         """Map the target ``(B, N, D)`` to ``(B, N, D)``, given the memory ``(B, M, Dm)``."""
-        query = self._before(target, self.self_norm)
-        target = self._after(target, self.self_attention(query, structure=Causal()).x, self.self_norm)
-        query = self._before(target, self.cross_norm)
-        target = self._after(target, self.cross_attention(query, memory).x, self.cross_norm)
-        return self._fed_forward(target)
+
+        def to_itself(x: Tensor) -> Tensor:
+            return self.self_attention(target.replace(x=x), structure=Causal()).x
+
+        def to_memory(x: Tensor) -> Tensor:
+            return self.cross_attention(target.replace(x=x), memory).x
+
+        return self._layer(target, to_itself, to_memory)
 
     def advance(self, step: VectorSet, earlier: KeyValue, memory: KeyValue) -> tuple[VectorSet, KeyValue]:
         """Map the next vectors ``(B, n, D)``, and return the keys and values up to them."""
-        query = self._before(step, self.self_norm)
-        earlier = earlier.append(self.self_attention.keys_and_values(query))
-        step = self._after(step, self.self_attention.read(query, earlier, structure=Causal()).x, self.self_norm)
-        query = self._before(step, self.cross_norm)
-        step = self._after(step, self.cross_attention.read(query, memory).x, self.cross_norm)
-        return self._fed_forward(step), earlier
+        grown = earlier
 
-    def _fed_forward(self, target: VectorSet) -> VectorSet:
-        branch = self.feed_forward(self._before(target, self.feed_forward_norm).x)
-        return self._after(target, branch, self.feed_forward_norm)
+        def to_earlier(x: Tensor) -> Tensor:
+            nonlocal grown
+            query = step.replace(x=x)
+            grown = earlier.append(self.self_attention.keys_and_values(query))
+            return self.self_attention.read(query, grown, structure=Causal()).x
 
-    def _before(self, vectors: VectorSet, norm: nn.Module) -> VectorSet:
-        return vectors.replace(x=norm(vectors.x, vectors.mask)) if self.norm_placement == "pre" else vectors
+        def to_memory(x: Tensor) -> Tensor:
+            return self.cross_attention.read(step.replace(x=x), memory).x
 
-    def _after(self, vectors: VectorSet, branch: Tensor, norm: nn.Module) -> VectorSet:
-        x = vectors.x + self.dropout(branch)
-        return vectors.replace(x=norm(x, vectors.mask) if self.norm_placement == "post" else x)
+        output = self._layer(step, to_earlier, to_memory)
+        return output, grown
+
+    def _layer(
+        self, target: VectorSet, to_itself: Callable[[Tensor], Tensor], to_memory: Callable[[Tensor], Tensor]
+    ) -> VectorSet:
+        mask = target.mask
+        x = self.residual(target.x, to_itself, self.self_norm, self.self_out_norm, mask)
+        x = self.residual(x, to_memory, self.cross_norm, self.cross_out_norm, mask)
+        x = self.residual(x, self.feed_forward, self.feed_forward_norm, self.feed_forward_out_norm, mask)
+        return target.replace(x=x)

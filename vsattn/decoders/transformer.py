@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from vsattn.attention.cache import KeyValue
 from vsattn.decoders.base import Decoder
 from vsattn.decoders.block import DecoderBlock
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.layers import FeedForward, LayerNorm, Norm
+from vsattn.layers import FeedForward, LayerNorm, Norm, NormPlacement
 from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
 
@@ -60,7 +60,7 @@ class TransformerDecoder(Decoder):
             structure, relation and rotary.
         feed_forward: class or partial, called with ``(dim)``.
         norm: class or partial, called with ``(dim)``.
-        norm_placement: ``"pre"`` (and one more norm at the end) or ``"post"``.
+        norm_placement: ``"pre"``, ``"sandwich"`` (both with one more norm at the end) or ``"post"``.
         dropout: on the residual branches and on the input.
     """
 
@@ -74,7 +74,7 @@ class TransformerDecoder(Decoder):
         attention: Callable[..., MultiHeadAttention] = MultiHeadAttention,
         feed_forward: Callable[..., FeedForward] = FeedForward,
         norm: Callable[..., Norm] = LayerNorm,
-        norm_placement: Literal["pre", "post"] = "pre",
+        norm_placement: NormPlacement = "pre",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class TransformerDecoder(Decoder):
             )
             for _ in range(num_layers)
         )
-        self.norm = norm(dim) if norm_placement == "pre" else None
+        self.norm = None if norm_placement == "post" else norm(dim)
 
     def forward(self, target: VectorSet, memory: VectorSet) -> VectorSet:
         """Map the target ``(B, N, D)`` to ``(B, N, D)``, given the memory ``(B, M, memory_dim)``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from vsattn.attention import MultiHeadAttention
 from vsattn.encoders.base import Encoder
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.layers import DropPath, FeedForward, LayerNorm, Norm
+from vsattn.layers import FeedForward, LayerNorm, Norm, NormPlacement, ResidualBlock, drop_path_rates
 from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(ResidualBlock):
     """A set X attends to a set Y: ``norm(H + feed_forward(H))`` with ``H = norm(X + attention(X, Y))``.
 
     This is MAB, the one primitive that the Set Transformer is made of (Lee et al. 2019, eqs. 6 and 7). With pre-norm,
@@ -27,9 +27,7 @@ class AttentionBlock(nn.Module):
         attention: its ``embed_dim`` is the width of X, its ``key_dim`` that of Y.
         feed_forward: maps ``(B, N, D)`` to ``(B, N, D)``.
         norm: class or partial, called with a width.
-        norm_placement: ``"post"`` or ``"pre"``.
-        dropout: on each branch, before the residual sum.
-        drop_path: probability of skipping a branch for a sample.
+        norm_placement, dropout, drop_path: see :class:`vsattn.layers.ResidualBlock`.
 
     Raises:
         ConfigError: when the attention asks for positions or a structure: learned vectors have none.
@@ -41,13 +39,11 @@ class AttentionBlock(nn.Module):
         feed_forward: nn.Module,
         *,
         norm: Callable[..., Norm] = LayerNorm,
-        norm_placement: Literal["pre", "post"] = "post",
+        norm_placement: NormPlacement = "post",
         dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        if norm_placement not in ("pre", "post"):
-            raise ConfigError(f"norm_placement is 'pre' or 'post', not {norm_placement!r}")
+        super().__init__(norm_placement, dropout=dropout, drop_path=drop_path)
         for part in (attention.relation, attention.rotary, attention.structure):
             if part is not None and not isinstance(part, Full):
                 raise ConfigError(
@@ -56,9 +52,10 @@ class AttentionBlock(nn.Module):
                 )
         width, key_width = attention.embed_dim, attention.key_proj.in_features
         self.attention, self.feed_forward = attention, feed_forward
-        self.attention_norm, self.feed_forward_norm = norm(width), norm(width)
-        self.key_norm = norm(key_width) if norm_placement == "pre" else None
-        self.dropout, self.drop_path = nn.Dropout(dropout), DropPath(drop_path)
+        make = partial(norm, width)
+        self.attention_norm, self.feed_forward_norm = make(), make()
+        self.attention_out_norm, self.feed_forward_out_norm = self.out_norm(make), self.out_norm(make)
+        self.key_norm = None if norm_placement == "post" else norm(key_width)
 
     def forward(self, query: VectorSet, key: VectorSet) -> VectorSet:
         """Map X ``(B, Nq, D)`` to ``(B, Nq, D)``, given Y ``(B, Nk, Dk)``."""
@@ -68,13 +65,9 @@ class AttentionBlock(nn.Module):
         def attention(x: Tensor) -> Tensor:
             return self.attention(query.replace(x=x), key).x
 
-        x = self._residual(query.x, attention, self.attention_norm, query.mask)
-        return query.replace(x=self._residual(x, self.feed_forward, self.feed_forward_norm, query.mask))
-
-    def _residual(self, x: Tensor, branch: Callable[[Tensor], Tensor], norm: nn.Module, mask: Tensor | None) -> Tensor:
-        if self.key_norm is not None:
-            return x + self.drop_path(self.dropout(branch(norm(x, mask))))
-        return norm(x + self.drop_path(self.dropout(branch(x))), mask)
+        x = self.residual(query.x, attention, self.attention_norm, self.attention_out_norm, query.mask)
+        x = self.residual(x, self.feed_forward, self.feed_forward_norm, self.feed_forward_out_norm, query.mask)
+        return query.replace(x=x)
 
 
 class InducedBlock(nn.Module):
@@ -107,7 +100,7 @@ class InducedEncoder(Encoder):
         attention: class or partial, called with ``(dim, num_heads)``; without relation, rotary and structure.
         feed_forward: class or partial, called with ``(dim)``.
         norm: class or partial, called with ``(dim)``.
-        norm_placement: ``"post"``, as in the paper, or ``"pre"`` (and one more norm at the end).
+        norm_placement: ``"post"``, as in the paper, ``"pre"`` or ``"sandwich"`` (and one more norm at the end).
         dropout: on the residual branches and on the input.
         drop_path: of the last layer, on the set's own branches; it grows linearly from 0 at the first.
     """
@@ -122,7 +115,7 @@ class InducedEncoder(Encoder):
         attention: Callable[..., MultiHeadAttention] = MultiHeadAttention,
         feed_forward: Callable[..., FeedForward] = FeedForward,
         norm: Callable[..., Norm] = LayerNorm,
-        norm_placement: Literal["pre", "post"] = "post",
+        norm_placement: NormPlacement = "post",
         dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
@@ -145,7 +138,7 @@ class InducedEncoder(Encoder):
             InducedBlock(num_inducing, inducing=block(), outer=block(rate))
             for rate in drop_path_rates(drop_path, num_layers)
         )
-        self.norm = norm(dim) if norm_placement == "pre" else None
+        self.norm = None if norm_placement == "post" else norm(dim)
 
     def forward(self, vector_set: VectorSet) -> VectorSet:
         """Map ``(B, N, D)`` to ``(B, N, D)``; prefix vectors are vectors like the others.
@@ -170,11 +163,6 @@ def learned_vectors(count: int, dim: int) -> nn.Parameter:
 def beside(vector_set: VectorSet, vectors: Tensor) -> VectorSet:
     """Return learned vectors ``(M, D)`` as a set for each sample of another set."""
     return VectorSet(vectors.to(vector_set.x.dtype).expand(vector_set.x.shape[0], -1, -1))
-
-
-def drop_path_rates(last: float, num_layers: int) -> list[float]:
-    """Return the drop path of each layer, which grows linearly from 0 to that of the last."""
-    return [last * layer / (num_layers - 1) if num_layers > 1 else last for layer in range(num_layers)]
 
 
 def refuse_structure(vector_set: VectorSet, encoder: Encoder) -> None:

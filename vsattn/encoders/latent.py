@@ -9,9 +9,9 @@ from torch import nn
 
 from vsattn.attention import MultiHeadAttention
 from vsattn.encoders.base import Encoder
-from vsattn.encoders.induced import AttentionBlock, beside, drop_path_rates, learned_vectors, refuse_structure
+from vsattn.encoders.induced import AttentionBlock, beside, learned_vectors, refuse_structure
 from vsattn.errors import ConfigError
-from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock
+from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock, drop_path_rates
 from vsattn.vectorset import VectorSet
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from vsattn.attention import MultiHeadAttention
 from vsattn.encoders.base import Encoder
 from vsattn.errors import ConfigError
-from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock
+from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock, drop_path_rates
 from vsattn.vectorset import VectorSet
 
 
@@ -65,9 +65,9 @@ class TransformerEncoder(Encoder):
                 norm_placement="post" if norm_placement == "deepnorm" else norm_placement,
                 residual_scale=(2 * num_layers) ** 0.25 if norm_placement == "deepnorm" else 1.0,
                 dropout=dropout,
-                drop_path=drop_path * layer / (num_layers - 1) if num_layers > 1 else drop_path,
+                drop_path=rate,
             )
-            for layer in range(num_layers)
+            for rate in drop_path_rates(drop_path, num_layers)
         )
         self.norm = norm(dim) if norm_placement in ("pre", "sandwich") else None
         if norm_placement == "deepnorm":

@@ -29,3 +29,8 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def drop_path_rates(last: float, num_layers: int) -> list[float]:
+    """Return the drop path of each layer, which grows linearly from 0 to that of the last."""
+    return [last * layer / (num_layers - 1) if num_layers > 1 else last for layer in range(num_layers)]
