@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 
+import measure
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,14 +32,14 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 
 def scaling(seeds: int) -> None:
-    """Entropy of the weights as a share of log N, and the norm of the gradient that the softmax lets pass."""
-    print("| head width | entropy / log N, scaled | unscaled | gradient at the scores, scaled | unscaled |")
+    """Entropy of the weights as a share of log N, and the norm of the gradient that reaches a query."""
+    print("| head width | entropy / log N, scaled | unscaled | median gradient of a query, scaled | unscaled |")
     print("|---|---|---|---|---|")
     for width in WIDTHS:
         cells = []
-        for measure in (_entropy, _gradient):
+        for quantity in (_entropy, _at_queries):
             for score in (ScaledDot, Dot):
-                cells.append(spread([measure(score(1, width), width, seed) for seed in range(seeds)]))
+                cells.append(spread([quantity(score(1, width), width, seed) for seed in range(seeds)]))
         print(f"| {width} | " + " | ".join(cells) + " |")
 
 
@@ -53,17 +54,13 @@ def _entropy(score: nn.Module, width: int, seed: int) -> float:
     return float(-(weights * weights.clamp(min=1e-30).log()).sum(-1).mean()) / math.log(KEYS)
 
 
-def _gradient(score: nn.Module, width: int, seed: int) -> float:
-    """Norm of d loss / d scores, for a loss that is a random projection of the output: what the softmax lets pass."""
+def _at_queries(score: nn.Module, width: int, seed: int) -> float:
+    """Median norm of the gradient at a query, for a loss that is a random projection of its output."""
     (q, k, v), sets = _drawn(width, seed)
-    bias = torch.zeros(8, 1, KEYS, KEYS, requires_grad=True)
-    weights = (score(q, k) + bias).softmax(-1)
-    torch.testing.assert_close(weights, attention_weights(q, k, sets, sets, score=score))
-    output = weights @ v
-    probe = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)) / math.sqrt(width)
-    (output * probe).sum().backward()
-    assert bias.grad is not None
-    return float(bias.grad.norm(dim=-1).mean())
+    probe = torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)) / math.sqrt(width)
+    output = attend(q.requires_grad_(), k, v, sets, sets, score=score)
+    (gradient,) = torch.autograd.grad((output * probe).sum(), q)
+    return float(gradient.norm(dim=-1).median())
 
 
 def heads(seeds: int, epochs: int) -> None:
@@ -157,7 +154,7 @@ def main() -> None:
         if options.part in (name, "all"):
             part()
             print()
-    print(f"{time.perf_counter() - start:.0f} s on one thread, torch {torch.__version__}, {options.seeds} seeds")
+    print(f"{time.perf_counter() - start:.0f} s, {options.seeds} seeds, {measure.hardware()}")
 
 
 if __name__ == "__main__":
