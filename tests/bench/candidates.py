@@ -37,13 +37,14 @@ def agree(runs: dict[str, Run], tolerance: float) -> None:
 
 
 def dense(size: tuple[int, int, int, int], padded: bool = False) -> dict[str, Run]:
-    """Self-attention with its projections; size is (B, N, D, H)."""
+    """Self-attention with its projections, without biases (x-transformers has none); size is (B, N, D, H)."""
     from x_transformers import Attention
 
     batch, count, dim, heads = size
     x = torch.randn(batch, count, dim, requires_grad=True)
     mask = torch.arange(count) < torch.linspace(count // 2, count, batch)[:, None] if padded else None
-    ours, torchs = MultiHeadAttention(dim, heads), nn.MultiheadAttention(dim, heads, batch_first=True)
+    ours = MultiHeadAttention(dim, heads, bias=False)
+    torchs = nn.MultiheadAttention(dim, heads, bias=False, batch_first=True)
     lucid = Attention(dim, heads=heads, dim_head=dim // heads, flash=True)
 
     def of_lucid() -> Tensor:
@@ -236,3 +237,10 @@ def work_of(size: tuple) -> float:
     if isinstance(size[0], str):
         return GRAPHS[size[0]][1] * size[1]
     return size[0] * size[1]
+
+
+def title(size: int | tuple) -> str:
+    """Return a size as a reader wants it."""
+    if isinstance(size, int):
+        return f"N = {size:,}"
+    return f"{size[0]}, width {size[1]}" if isinstance(size[0], str) else " x ".join(str(part) for part in size)

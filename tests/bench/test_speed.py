@@ -60,7 +60,7 @@ def test_speed(name: str, size: Any, benchmark, rows: list[report.Row], request:
     for direction in ("forward", "both"):
         chosen = runs if direction == "forward" else {n: candidates.both_ways(run) for n, run in runs.items()}
         samples = measure.take_turns(chosen, rounds)
-        found += report.rows_of(name, str(size), count, direction, samples)
+        found += report.rows_of(name, candidates.title(size), count, direction, samples)
     benchmark.extra_info["rows"] = [vars(row) for row in found]
     benchmark.pedantic(candidates.both_ways(runs["vsattn"]), rounds=3, warmup_rounds=1)
     del chosen

@@ -18,7 +18,7 @@ from vsattn.errors import ShapeError, nearest
 #: A sparse structure is computed with a dense mask only up to this many pairs ``B * Nq * Nk``.
 MAX_DENSE_PAIRS = 2**27
 #: A score that is no dot product is computed only up to this many numbers ``B * H * Nq * Nk * d``.
-MAX_PAIRWISE_ELEMENTS = 2**30
+MAX_PAIRWISE_ELEMENTS = 2**29
 #: A band is worth its cutting from sequences of this length, and from this many times the window.
 MIN_BANDED_LENGTH = 512
 #: Edges are worth their gathering when there are so many times fewer of them than pairs, and packing from this length.
