@@ -31,6 +31,8 @@ CASES = {
     "causal": (Causal(), {"relation": T5Buckets}, (7, 12, 30, 31, 64)),
     "banded": (Window(9, 4), {}, (600, 700, 1024, 1025)),
     "banded with a relation": (Window(9, 0), {"relation": Alibi}, (600, 700, 1024, 1025)),
+    "both": (Window(9, 4) & Causal(), {}, (7, 12, 30)),
+    "either": (Window(9, 4) | Window(0, 20), {}, (7, 12, 30)),
     "grouped heads": (Full(), {"num_key_value_heads": 1}, (7, 12, 30)),
 }
 

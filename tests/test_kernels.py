@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from strategies import SCORES, SEQUENCE_RELATIONS
 
 from vsattn.attention import attend, banded, explain_kernel, kernels, packed
 from vsattn.errors import ShapeError
-from vsattn.relations import RelativeVectors
+from vsattn.relations import EdgeFeatures, RelativeVectors
 from vsattn.scores import Additive, ScaledDot
 from vsattn.structure import Causal, Dense, Edges, Full, Segments, Window
 from vsattn.vectorset import VectorSet
@@ -94,17 +97,18 @@ def graph(nodes, edges, seed=0):
     return Edges(torch.stack([codes % nodes, codes // nodes]))
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
 @pytest.mark.parametrize("score", ["scaled_dot", "additive_leaky", "split_additive"])
-def test_edges_equal_the_same_pairs_as_a_dense_mask(score):
+def test_edges_equal_the_same_pairs_as_a_dense_mask(score, dtype, tolerance):
+    torch.manual_seed(0)
     sets, structure = VectorSet(torch.zeros(1, 50, 1)), graph(50, 200)
-    score, results = SCORES[score](2, 4), []
+    score, results = SCORES[score](2, 4).to(dtype), []
     for pairs in (structure, Dense(structure.allowed(sets, sets))):
-        leaves = [t.requires_grad_() for t in tensors(1, 2, 50, dtype=torch.float32)]
-        name = "edges" if pairs is structure else "auto"
-        output = attend(*leaves, sets, sets, pairs, score=score, kernel=name)
-        results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+        leaves = [t.requires_grad_() for t in tensors(1, 2, 50, dtype=dtype)]
+        output = attend(*leaves, sets, sets, pairs, score=score, kernel="edges" if pairs is structure else "auto")
+        results.append([output, *torch.autograd.grad(output.square().mean(), [*leaves, *score.parameters()])])
     for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-6 * float(expected.detach().abs().max()), rtol=0)
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 def test_edges_of_cross_attention_and_batches():
@@ -224,3 +228,99 @@ def test_the_band_grows_with_the_length_and_not_its_square(monkeypatch):
         q, k, v = tensors(1, 1, count, dtype=torch.float32)
         attend(q, k, v, sequence(count), sequence(count), Window(64, 64))
     assert computed[1] < 2.1 * computed[0] and sum(computed[2:]) < 33 * computed[0]
+
+
+def test_an_edge_list_never_goes_stale():
+    """Found under no_grad or inference_mode, changed in place, asked for by other sizes: what the edges say now."""
+    torch.manual_seed(0)
+    sets, (q, k, v) = VectorSet(torch.zeros(1, 12, 1)), tensors(1, 2, 12)
+    chain = torch.stack([torch.arange(12), (torch.arange(12) + 1) % 12])
+    attr = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    relation, structure = EdgeFeatures(2, 4, edge_dim=3).double(), Edges(chain.clone(), attr)
+    run = lambda kernel="edges": attend(q, k, v, sets, sets, structure, relation=relation, kernel=kernel)  # noqa: E731
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            run()
+        run().sum().backward()
+        assert attr.grad is not None and attr.grad.abs().sum() > 0
+        attr.grad = None
+    with torch.no_grad():
+        attr.add_(1.0)
+    torch.testing.assert_close(run(), run("reference"))
+    structure.edge_index[0] = (structure.edge_index[0] + 5) % 12
+    torch.testing.assert_close(run(), run("reference"))
+    two = VectorSet(torch.zeros(2, 6, 1))
+    with pytest.raises(ShapeError, match="joins two samples"):
+        attend(*(t.view(2, 2, 6, 4) for t in (q, k, v)), two, two, structure, relation=relation, kernel="edges")
+    for combined in (structure, structure | Edges(chain.flip(0)), structure & Full()):
+        again = pickle.loads(pickle.dumps(copy.deepcopy(combined)))
+        expected = attend(q, k, v, sets, sets, combined, relation=relation)
+        torch.testing.assert_close(attend(q, k, v, sets, sets, again, relation=relation), expected)
+
+
+@pytest.mark.parametrize("kernel", ["edges", "dense", "reference", "auto"])
+def test_a_prefix_never_carries_the_future(kernel):
+    sets = sequence(40).with_prefix(torch.zeros(1, 1))
+    structure = graph(40, 60).shifted(1, 40) & Causal()
+    with pytest.raises(ShapeError, match="would leak"):
+        attend(*tensors(1, 2, 41), sets, sets, structure, kernel=kernel)
+
+
+def test_frozen_scores_pass_gradients_on_and_swapped_ones_are_refused():
+    sets, structure = VectorSet(torch.zeros(1, 20, 1)), graph(20, 60)
+    score = Additive(2, 4).double().requires_grad_(False)
+    leaves = [t.requires_grad_() for t in tensors(1, 2, 20)]
+    for kernel in ("edges", "reference"):
+        attend(*leaves, sets, sets, structure, score=score, kernel=kernel).sum().backward()
+    swapped = score.weight.clone().requires_grad_()
+
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.score = score
+
+        def forward(self, kernel):
+            return attend(*leaves, sets, sets, structure, score=self.score, kernel=kernel).sum()
+
+    with pytest.raises(ShapeError, match=r"functional_call.*kernel='reference'"):
+        torch.func.functional_call(Holder(), {"score.weight": swapped}, ("edges",)).backward()
+    torch.func.functional_call(Holder(), {"score.weight": swapped}, ("reference",)).backward()
+    assert swapped.grad.abs().sum() > 0
+
+
+def test_integers_of_every_kind_serve_as_ids_and_indices():
+    (q, k, v), sets = tensors(2, 1, 300), VectorSet(torch.zeros(2, 300, 1))
+    ids = torch.where(torch.arange(300) < 100, 0, 255).expand(2, -1)
+    expected = attend(q, k, v, sets, sets, Segments(ids), kernel="dense")
+    torch.testing.assert_close(attend(q, k, v, sets, sets, Segments(ids.to(torch.uint8)), kernel="packed"), expected)
+    with pytest.raises(ShapeError, match=r"integer \(B, N\), not torch.bool"):
+        Segments(ids > 0)
+    structure = graph(300, 900)
+    one = VectorSet(torch.zeros(1, 300, 1))
+    small = Edges(structure.edge_index.to(torch.int16))
+    for kernel in ("edges", "dense"):
+        found = attend(q[:1], k[:1], v[:1], one, one, small, kernel=kernel)
+        torch.testing.assert_close(found, attend(q[:1], k[:1], v[:1], one, one, structure, kernel=kernel))
+
+
+def test_positions_are_kept_exactly_and_a_band_asks_for_positions_that_count_on():
+    late = VectorSet(torch.zeros(1, 2, 1), pos=torch.tensor([[[2**24], [2**24 + 1]]]))
+    assert Causal().allowed(late, late)[0, 0].tolist() == [[True, False], [True, True]]
+    count = 600
+    q, k, v = tensors(1, 1, count)
+    for pos, kernel in ((torch.arange(count) + 7, "banded"), (2 * torch.arange(count), "dense")):
+        sets = VectorSet(torch.zeros(1, count, 1), pos=pos[None, :, None], layout="sequence")
+        assert explained(Window(3, 3), sets).startswith(kernel)
+        output = attend(q, k, v, sets, sets, Window(3, 3))
+        torch.testing.assert_close(output, attend(q, k, v, sets, sets, Window(3, 3), kernel="reference"))
+
+
+def test_pairs_that_a_relation_adds_vectors_to_are_limited_too(monkeypatch):
+    monkeypatch.setattr(kernels, "MAX_PAIRWISE_ELEMENTS", 1000)
+    with pytest.raises(ShapeError, match="RelativeVectors compares every pair, 1600 numbers at once"):
+        explained(Full(), sequence(20), relation=RelativeVectors(1, 4, values=True))
+
+
+def test_a_score_made_for_other_heads_is_refused():
+    with pytest.raises(ShapeError, match="ScaledDot was made for 2 heads of width 64; these are 1 of width 4"):
+        explained(Full(), sequence(3), ScaledDot(2, 64))

@@ -94,4 +94,4 @@ def test_edges_are_sorted_once_and_kept():
     assert order.tolist() == [1, 0, 2] and query.tolist() == [1, 0, 1] and starts.tolist() == [0, 1, 2, 3]
     learned = Edges(structure.edge_index, torch.randn(3, 2, requires_grad=True))
     for _ in range(2):  # features that learn are read anew, or the second backward pass would fail
-        learned.edge_list(sets, sets).edge_attr.sum().backward()
+        learned.edge_features(sets, sets).sum().backward()

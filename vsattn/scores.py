@@ -51,6 +51,11 @@ class Score(nn.Module):
         """
         return None
 
+    @property
+    def is_dot(self) -> bool:
+        """Whether the score is a dot product."""
+        return type(self).as_dot is not Score.as_dot
+
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """Score ``(B, H, Nq, d)`` against ``(B, H, Nk, d)``: ``(B, H, Nq, Nk)``."""
         dot = self.as_dot(query, key)

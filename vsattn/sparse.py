@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vsattn.errors import ShapeError
 from vsattn.structure import EdgeList
 
 #: Pairwise scores are computed for so many numbers at a time, few enough to stay in a processor's cache.
@@ -125,18 +126,26 @@ class _EdgePairwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (query, key, *parameters), edges = ctx.saved_tensors, ctx.edges
-        totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, *parameters)]
+        learned = [p for p, needed in zip(parameters, ctx.needs_input_grad[4:]) if needed]
+        totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, *learned)]
         for part in _chunks(edges, query):
             where = edges.query[part], edges.key[part]
             leaves = [t[index].requires_grad_() for t, index in zip((query, key), where)]
             with torch.enable_grad():
                 scores = ctx.function(*leaves)
-            found = torch.autograd.grad(scores, [*leaves, *parameters], grad[part], materialize_grads=True)
+            found = torch.autograd.grad(scores, [*leaves, *learned], grad[part], allow_unused=True)
+            if any(part_grad is None for part_grad in found):
+                raise ShapeError(
+                    "a score along edges does not use its query, its key or one of its parameters, or these were "
+                    "swapped for the call (torch.func.functional_call), unseen by the backward pass; use "
+                    "kernel='reference'"
+                )
             for total, index, part_grad in zip(totals, where, found):
                 total.index_add_(0, index, part_grad)
             for total, part_grad in zip(totals[2:], found[2:]):
                 total += part_grad
-        return None, None, *totals
+        rest = iter(totals[2:])
+        return None, None, *totals[:2], *(next(rest) if needed else None for needed in ctx.needs_input_grad[4:])
 
 
 def _chunks(edges: EdgeList, like: Tensor) -> list[slice]:

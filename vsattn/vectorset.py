@@ -25,8 +25,8 @@ class VectorSet:
         x: the vectors, floating point ``(B, N, D)``.
         mask: bool ``(B, N)``, True = real, or None when all are. Padded rows of ``x`` and ``pos`` are
             zero-filled here, so that nothing that stands in them (a NaN, say) can reach a real vector.
-        pos: ``(B|1, N, P)`` coordinates, or None; integers become float32; prefix vectors have zeros there, which
-            nobody reads.
+        pos: ``(B|1, N, P)`` coordinates, or None; integers become float64, which keeps them; prefix vectors have
+            zeros there, which nobody reads.
         structure: who may attend to whom inside this set, used by self-attention.
         layout: ``"sequence"`` (contiguous, in order), ``"grid"`` (row-major ``grid=(H, W)``) or ``"free"``.
             A sequence or grid without ``pos`` has the positions that its layout says.
@@ -48,7 +48,7 @@ class VectorSet:
     def __post_init__(self) -> None:
         self._check()
         if self.pos is not None and not self.pos.is_floating_point():
-            object.__setattr__(self, "pos", self.pos.to(torch.float32))
+            object.__setattr__(self, "pos", self.pos.to(torch.float64))
         if self.mask is not None:
             padded = ~self.mask[..., None]
             object.__setattr__(self, "x", self.x.masked_fill(padded, 0))

@@ -13,6 +13,7 @@ from torch import Tensor
 from vsattn.attention.case import Case
 from vsattn.attention.regroup import goes_by_place, placed, regrouped, small_dense
 from vsattn.structure import Full
+from vsattn.vectorset import VectorSet
 
 #: Chunks of queries are this long at least; a shorter window does not pay for shorter ones.
 MIN_CHUNK = 64
@@ -28,8 +29,8 @@ def banded_refuses(case: Case) -> str | None:
         return f"{type(structure).__name__} has no limit on both sides; give Window(left, right)"
     if not goes_by_place(structure):
         return f"{type(structure).__name__} holds a mask or edges, which are not cut into a band"
-    if not (sets is case.key_set or (sets.pos is None and case.key_set.pos is None)):
-        return "queries and keys have positions of their own; a band needs one sequence"
+    if not _counts_on(sets) or not (sets is case.key_set or (sets.pos is None and case.key_set.pos is None)):
+        return "queries and keys have positions of their own; a band needs one sequence that counts on by 1"
     if not sets.layout == case.key_set.layout == "sequence" or sets.num_vectors != case.key_set.num_vectors:
         return "a band needs layout='sequence' and as many keys as queries"
     if sets.num_prefix != case.key_set.num_prefix:
@@ -37,6 +38,20 @@ def banded_refuses(case: Case) -> str | None:
     if case.adds("to_key") or case.adds("to_value"):
         return f"{type(case.relation).__name__} adds to keys or values"
     return None
+
+
+def _counts_on(vectors: VectorSet) -> bool:
+    """Tell whether positions follow each other by 1, so that places in the sequence say the same."""
+    if vectors.pos is None:
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    pos, mask = vectors.pos[:, vectors.num_prefix :, 0], vectors.mask
+    follows = pos[:, 1:] - pos[:, :-1] == 1
+    if mask is not None:
+        real = mask[:, vectors.num_prefix :]
+        follows = follows | ~(real[:, 1:] & real[:, :-1])
+    return bool(follows.all())
 
 
 def banded(case: Case) -> Tensor:

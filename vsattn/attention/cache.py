@@ -38,6 +38,10 @@ class KeyValue:
                 f"append takes vectors for the same {first.x.shape[0]} samples, without prefix; "
                 f"these are for {second.x.shape[0]}, with {second.num_prefix} prefix vectors"
             )
+        if first.num_vectors and second.layout == "sequence" and second.pos is None:
+            raise ShapeError(
+                "vectors that go on a sequence need pos, where they stand in it; without it they start at 0"
+            )
         batch, pos, mask = first.x.shape[0], None, None
         if not (first.layout == second.layout == "free" and first.pos is None and second.pos is None):
             pos = torch.cat([s.positions().expand(batch, -1, -1) for s in (first, second)], dim=1)

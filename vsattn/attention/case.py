@@ -50,6 +50,13 @@ class Case:
         ):
             if (shape[0], shape[2]) != (found.x.shape[0], length):
                 raise ShapeError(f"{name} {tuple(shape)} does not fit its set {tuple(found.x.shape)} in B or N")
+        score = self.score
+        if (score.num_heads, score.head_dim) != (q[1], q[3]):
+            raise ShapeError(
+                f"{type(score).__name__} was made for {score.num_heads} heads of width {score.head_dim}; "
+                f"these are {q[1]} of width {q[3]}"
+            )
+        refuse_leaks(self.structure, self.query_set, self.key_set)
 
     @property
     def pair(self) -> Pair:
@@ -94,14 +101,8 @@ def allowed_pairs(structure: Structure, query_set: VectorSet, key_set: VectorSet
         ShapeError: when prefix vectors meet Causal or Segments: a prefix sees all and is seen by all, so it
             would carry the future to the past, or one packed sample to another.
     """
+    refuse_leaks(structure, query_set, key_set)
     allowed, num_query, num_key = None, query_set.num_prefix, key_set.num_prefix
-    if num_query or num_key:
-        for leaf in structure.leaves():
-            if isinstance(leaf, (Causal, Segments)):
-                raise ShapeError(
-                    f"prefix vectors and {type(leaf).__name__} do not go together: every vector sees the prefix "
-                    "and the prefix sees every vector, so it would leak; use num_prefix=0 (and no CLS head)"
-                )
     if not isinstance(structure, Full):
         allowed = structure.allowed(query_set, key_set)
         if num_query or num_key:
@@ -114,6 +115,17 @@ def allowed_pairs(structure: Structure, query_set: VectorSet, key_set: VectorSet
     return allowed
 
 
+def refuse_leaks(structure: Structure, query_set: VectorSet, key_set: VectorSet) -> None:
+    """Raise ShapeError when a prefix would carry what the structure keeps apart."""
+    if query_set.num_prefix or key_set.num_prefix:
+        for leaf in structure.leaves():
+            if isinstance(leaf, (Causal, Segments)):
+                raise ShapeError(
+                    f"prefix vectors and {type(leaf).__name__} do not go together: every vector sees the prefix "
+                    "and the prefix sees every vector, so it would leak; use num_prefix=0 (and no CLS head)"
+                )
+
+
 def is_sparse(structure: Structure) -> bool:
     """Tell whether most pairs of a long set are forbidden, so that a dense mask wastes its work."""
-    return any(isinstance(leaf, (Window, Edges)) for leaf in structure.leaves())
+    return any(isinstance(leaf, (Window, Edges, Segments)) for leaf in structure.leaves())

@@ -19,7 +19,7 @@ def is_plain_causal(case: Case) -> bool:
 
 def dense_refuses(case: Case) -> str | None:
     """Say why a case cannot run on the fused kernel, or return None."""
-    if case.dot is None:
+    if not case.score.is_dot:
         return f"{type(case.score).__name__} is not a dot product"
     if case.score.normalizer != "softmax":
         return f"{case.score.normalizer} is not a softmax"

@@ -26,12 +26,12 @@ def edge_attention(case: Case) -> Tensor:
 
     Half precision is computed in float32: sparse products do not exist there.
     """
-    edges, allowed = listed_pairs(case)
+    edges, features, allowed = listed_pairs(case)
     batch, dtype = len(case.query), case.query.dtype
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.autocast(case.query.device.type, enabled=False):
         query, key, value = (t.to(exact).transpose(1, 2).flatten(0, 1) for t in (case.query, case.key, case.value))
-        pair = EdgePair(case.query_set, case.key_set, edges, case.structure)
+        pair = EdgePair(case.query_set, case.key_set, edges, features, case.structure)
         scores = _scores(case, query, key, pair, exact)
         weights = edge_softmax(scores, edges, allowed)
         weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
@@ -42,21 +42,22 @@ def edge_attention(case: Case) -> Tensor:
     return output.unflatten(0, (batch, case.query.shape[2])).transpose(1, 2).to(dtype)
 
 
-def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None]:
-    """Return the pairs to compute, and which of them are allowed, bool ``(E,)`` (None is all)."""
+def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None, Tensor | None]:
+    """Return the pairs to compute, their features ``(E, F)``, and which are allowed, bool ``(E,)`` (None is all)."""
     structure, query_set, key_set = case.structure, case.query_set, case.key_set
-    edges = case.edges
+    edges, features = case.edges, structure.edge_features(query_set, key_set)
     assert edges is not None, "the kernel table sends only structures with edges here"
     allowed = None if isinstance(structure, Edges) else structure.permits(query_set, key_set, edges.edge_index)
     if query_set.num_prefix or key_set.num_prefix:
-        prefix = _prefix_pairs(case)
         if allowed is not None:
-            edges, allowed = _subset(edges, allowed), None
-        edges = edges.union(prefix)
+            edges = EdgeList(edges.key[allowed], edges.query[allowed], edges.num_queries, edges.num_keys)
+            features, allowed = None if features is None else features[allowed], None
+        joined = edges.union(_prefix_pairs(case))
+        edges, features = joined, None if features is None else joined.spread(features, edges)
     if key_set.mask is not None:
         real = key_set.mask.flatten()[edges.key]
         allowed = real if allowed is None else allowed & real
-    return edges, allowed
+    return edges, features, allowed
 
 
 def _scores(case: Case, query: Tensor, key: Tensor, pair: EdgePair, dtype: torch.dtype) -> Tensor:
@@ -93,8 +94,3 @@ def _prefix_pairs(case: Case) -> EdgeList:
     sample = torch.arange(batch, device=device)[:, None]
     query, key = (sample * num_queries + pairs[0]).flatten(), (sample * num_keys + pairs[1]).flatten()
     return EdgeList(key, query, batch * num_queries, batch * num_keys)
-
-
-def _subset(edges: EdgeList, keep: Tensor) -> EdgeList:
-    attr = None if edges.edge_attr is None else edges.edge_attr[keep]
-    return EdgeList(edges.key[keep], edges.query[keep], edges.num_queries, edges.num_keys, attr)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vsattn.attention.case import Case
 from vsattn.attention.kernels import KERNELS, choose
-from vsattn.attention.reference import reference_weights
+from vsattn.attention.reference import logits, masked_weights, reference_weights
 from vsattn.errors import ShapeError
 from vsattn.relations import Relation
 from vsattn.scores import ScaledDot, Score
@@ -57,6 +57,8 @@ def attend(
     if key_set.mask is not None:  # what stands in padding, even a NaN, must not meet a weight of 0
         padded = ~key_set.mask[:, None, :, None]
         key, value = key.masked_fill(padded, 0.0), value.masked_fill(padded, 0.0)
+    if query_set.mask is not None:
+        query = query.masked_fill(~query_set.mask[:, None, :, None] & ~query.isfinite(), 0.0)
     return run_case(make_case(query, key, value, query_set, key_set, structure, score, relation, dropout), kernel)
 
 
@@ -110,10 +112,12 @@ def attention_weights(
     case = make_case(query, key, key, query_set, key_set, structure, score, relation, 0.0)
     if chunk_size is None or chunk_size >= query.shape[2]:
         return reference_weights(case)
-    chunks = []
+    chunks, allowed = [], case.allowed()
     for start in range(0, query.shape[2], chunk_size):
         rows = slice(start, start + chunk_size)
-        chunks.append(reference_weights(dataclasses.replace(case, query=query[:, :, rows], rows=rows)))
+        scores = logits(dataclasses.replace(case, query=query[:, :, rows], rows=rows))
+        own = allowed if allowed is None or allowed.shape[-2] == 1 else allowed[:, :, rows]
+        chunks.append(masked_weights(scores, own, case.score.normalizer))
     return torch.cat(chunks, dim=2)
 
 

@@ -17,7 +17,8 @@ from vsattn.errors import ShapeError, nearest
 
 #: A sparse structure is computed with a dense mask only up to this many pairs ``B * Nq * Nk``.
 MAX_DENSE_PAIRS = 2**27
-#: A score that is no dot product is computed only up to this many numbers ``B * H * Nq * Nk * d``.
+#: Scores that are no dot products, and vectors that a relation adds, are computed for so many numbers at most,
+#: ``B * H * Nq * Nk * d``.
 MAX_PAIRWISE_ELEMENTS = 2**29
 #: A band is worth its cutting from sequences of this length, and from this many times the window.
 MIN_BANDED_LENGTH = 512
@@ -30,44 +31,43 @@ MIN_PACKED_LENGTH = 256
 class Kernel:
     """One way to compute attention.
 
-    ``refuses`` says what it cannot do, ``waives`` why it leaves a case that it could do to the next; None is no.
+    ``refuses`` says what it cannot do, or returns None; ``waives`` tells whether another does a case better that it
+    could do too (no size is put into words there: that would fix it in a compiled graph).
     """
 
     run: Callable[[Case], Tensor]
     refuses: Callable[[Case], str | None]
-    waives: Callable[[Case], str | None]
+    waives: Callable[[Case], bool]
     reason: str
 
 
-def _edges_waive(case: Case) -> str | None:
+def _edges_waive(case: Case) -> bool:
+    """Too dense a graph."""
     assert case.edges is not None
-    pairs, listed = num_pairs(case), len(case.edges.key)
-    if listed * MIN_PAIRS_PER_EDGE > pairs and _reference_refuses(case) is None:
-        return f"{listed} edges among {pairs} pairs are too dense a graph"
-    return None
+    return len(case.edges.key) * MIN_PAIRS_PER_EDGE > num_pairs(case) and _reference_refuses(case) is None
 
 
-def _banded_waives(case: Case) -> str | None:
+def _banded_waives(case: Case) -> bool:
+    """Too short a sequence."""
     length, (left, right) = case.query.shape[2], case.structure.reach()
-    if length < MIN_BANDED_LENGTH or length < 2 * ((left or 0) + (right or 0)):
-        return f"{length} vectors are too short a sequence"
-    return None
+    return length < MIN_BANDED_LENGTH or length < 2 * ((left or 0) + (right or 0))
 
 
-def _packed_waives(case: Case) -> str | None:
-    length = case.query.shape[2]
-    return f"{length} vectors are too short a set" if length < MIN_PACKED_LENGTH else None
+def _packed_waives(case: Case) -> bool:
+    """Too short a set."""
+    return case.query.shape[2] < MIN_PACKED_LENGTH
 
 
 def _reference_refuses(case: Case) -> str | None:
-    if case.dot is None and (elements := case.query.numel() * case.key.shape[2]) > MAX_PAIRWISE_ELEMENTS:
-        score = type(case.score).__name__
-        return f"{score} compares every pair, {elements} numbers at once (limit {MAX_PAIRWISE_ELEMENTS}); cut the sets"
+    makes_pairs = not case.score.is_dot or case.adds("to_key") or case.adds("to_value")
+    if makes_pairs and (elements := case.query.numel() * case.key.shape[2]) > MAX_PAIRWISE_ELEMENTS:
+        who = type(case.score if not case.score.is_dot else case.relation).__name__
+        return f"{who} compares every pair, {elements} numbers at once (limit {MAX_PAIRWISE_ELEMENTS}); cut the sets"
     return None
 
 
-def _never(case: Case) -> str | None:
-    return None
+def _never(case: Case) -> bool:
+    return False
 
 
 #: In order of preference: the first kernel that neither refuses nor waives is used.
@@ -97,7 +97,7 @@ def choose(case: Case, kernel: str = "auto") -> tuple[str, str]:
     refusals, pairs = {}, num_pairs(case)
     for name, entry in KERNELS.items():
         refusals[name] = entry.refuses(case)
-        if refusals[name] is None and (pairs > MAX_DENSE_PAIRS or entry.waives(case) is None):
+        if refusals[name] is None and (pairs > MAX_DENSE_PAIRS or not entry.waives(case)):
             break
     else:
         raise ShapeError("no kernel can do this: " + "; ".join(f"{n}: {r}" for n, r in refusals.items() if r))

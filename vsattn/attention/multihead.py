@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -160,6 +161,8 @@ class MultiHeadAttention(nn.Module):
         query_set = as_set(query)
         is_self = key is None or key is query
         key_set = query_set if key is None or is_self else as_set(key)
+        if isinstance(value, VectorSet) and value is not key_set and value.mask is not None:
+            raise ShapeError("the mask belongs to the keys: give key=VectorSet(x, mask), and value as a tensor")
         values = key_set.x if value is None else value.x if isinstance(value, VectorSet) else value
         self._check(query_set.x, key_set.x, values)
         values = values if value is None else _without_padding(values, key_set)
@@ -208,7 +211,10 @@ class MultiHeadAttention(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiHeadAttention:
         super()._apply(fn, recurse)
-        self.structure = tree_map_only(Tensor, fn, self.structure)  # its tensors move with the weights
+        with torch.no_grad():  # a structure's tensors move with the weights
+            self.structure = tree_map_only(
+                Tensor, lambda t: fn(t.detach()).requires_grad_(t.requires_grad), self.structure
+            )
         return self
 
     def extra_repr(self) -> str:

@@ -21,6 +21,8 @@ def packed_refuses(case: Case) -> str | None:
     segments, rest = _split(structure)
     if segments is None:
         return f"{type(structure).__name__} is not Segments, alone or with others by &"
+    if any(isinstance(leaf, Segments) for leaf in rest.leaves()):
+        return f"{type(rest).__name__} holds Segments within |"
     if not goes_by_place(rest):
         return f"{type(rest).__name__} holds a mask or edges, which are not cut into segments"
     if case.query_set is not case.key_set or segments.key_ids is not None:

@@ -26,7 +26,8 @@ def small_dense(case: Case) -> Tensor:
 def placed(like: Tensor, mask: Tensor | None, pos: Tensor, num_prefix: int = 0) -> VectorSet:
     """Return a set that says only what is real and where it stands; ``pos (G|1, n, P)``, ``like (G, H, n, d)``."""
     vectors = like.new_zeros(()).expand(like.shape[0], like.shape[2], 0)
-    return VectorSet(vectors, mask, pos.to(torch.float32), num_prefix=num_prefix)
+    pos = pos if pos.is_floating_point() else pos.to(torch.float32)  # small numbers, counted within a group
+    return VectorSet(vectors, mask, pos, num_prefix=num_prefix)
 
 
 def regrouped(structure: Structure, query: Cut, key: Cut) -> Structure:

@@ -77,6 +77,10 @@ class GraphLayer(nn.Module):
             source: the set to attend to, ``(B, M, D_source)``, in a bipartite graph.
             edges: from the source to the target.
         """
+        if (source is None) != (edges is None):
+            raise ShapeError(
+                "a bipartite graph is given by source and edges together; one graph has Edges in the set's structure"
+            )
         if source is None:
             graph = target if self.loop_fill is None else add_self_loops(target, self.loop_fill)
             output = self.attention(graph).x

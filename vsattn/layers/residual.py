@@ -20,7 +20,7 @@ class ResidualBlock(nn.Module):
 
     - ``"pre"``: ``a x + f(norm(x))`` (Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture")
     - ``"post"``: ``norm(a x + f(x))`` (Vaswani et al. 2017, section 3.1)
-    - ``"sandwich"``: ``a x + norm'(f(norm(x)))`` (Ding et al. 2021, "CogView", section 2.3)
+    - ``"sandwich"``: ``a x + norm'(f(norm(x)))`` (Ding et al. 2021, "CogView", section 2.4)
 
     Args:
         norm_placement: ``"pre"``, ``"post"`` or ``"sandwich"``.

@@ -48,10 +48,10 @@ class GraphPositions(Positions):
         """
         # A decorator would load the compiler together with this module.
         look_up = torch.compiler.disable(self._batch) if torch.compiler.is_compiling() else self._batch
-        return look_up(vector_set).to(vector_set.x.device, self.proj.weight.dtype)
+        return look_up(vector_set).to(vector_set.x.device)
 
     def encode(self, vector_set: VectorSet) -> Tensor:
-        return self.proj(self.features(vector_set))
+        return self.proj(self.features(vector_set).to(self.proj.weight.dtype))
 
     @torch.no_grad()
     def _batch(self, vector_set: VectorSet) -> Tensor:

@@ -29,13 +29,19 @@ class Pair:
 
     def edge_attr(self) -> Tensor:
         """Return the features of the edges that join the pairs, ``(*S, F)``, zero where none does."""
-        edges = _attributed(self.structure.edge_list(self.query_set, self.key_set), self.structure)
-        attr = edges.edge_attr
-        assert attr is not None
-        num_queries, num_keys = self.query_set.num_vectors, self.key_set.num_vectors
-        dense = attr.new_zeros(len(self.query_set.x) * num_queries, num_keys, attr.shape[1])
-        dense = dense.index_put((edges.query, edges.key % num_keys), attr)
-        return dense.unflatten(0, (len(self.query_set.x), num_queries))[:, self.rows]
+        edges = self.structure.edge_list(self.query_set, self.key_set)
+        attr = _known(self.structure.edge_features(self.query_set, self.key_set), self.structure)
+        assert edges is not None
+        batch, num_queries, num_keys = len(self.query_set.x), self.query_set.num_vectors, self.key_set.num_vectors
+        sample, query = edges.query // num_queries, edges.query % num_queries
+        start, stop, _ = self.rows.indices(num_queries)
+        if (start, stop) != (0, num_queries):
+            inside = (query >= start) & (query < stop)
+            sample, query, attr = sample[inside], query[inside] - start, attr[inside]
+            key = edges.key[inside] % num_keys
+        else:
+            key = edges.key % num_keys
+        return attr.new_zeros(batch, stop - start, num_keys, attr.shape[1]).index_put((sample, query, key), attr)
 
     def beyond_prefix(self) -> Tensor | None:
         """Return bool ``(1, Nq, Nk)``, False where a prefix vector takes part, or None when none does."""
@@ -64,7 +70,8 @@ class EdgePair:
     query_set: VectorSet
     key_set: VectorSet
     edges: EdgeList
-    structure: Structure = field(default_factory=Full)
+    features: Tensor | None
+    structure: Structure
 
     def offsets(self) -> Tensor:
         query, key = _positions(self.query_set, self.key_set)
@@ -72,9 +79,7 @@ class EdgePair:
         return of_edges(key, batch, self.edges.key) - of_edges(query, batch, self.edges.query)
 
     def edge_attr(self) -> Tensor:
-        attr = _attributed(self.edges, self.structure).edge_attr
-        assert attr is not None
-        return attr
+        return _known(self.features, self.structure)
 
     def beyond_prefix(self) -> Tensor | None:
         num_query, num_key = self.query_set.num_prefix, self.key_set.num_prefix
@@ -126,9 +131,9 @@ def _positions(query_set: VectorSet, key_set: VectorSet) -> tuple[Tensor, Tensor
     return query, key
 
 
-def _attributed(edges: EdgeList | None, structure: Structure) -> EdgeList:
-    if edges is None or edges.edge_attr is None:
+def _known(features: Tensor | None, structure: Structure) -> Tensor:
+    if features is None:
         raise ShapeError(
             f"this relation reads edge_attr, and {type(structure).__name__} has none: give Edges(edge_index, edge_attr)"
         )
-    return edges
+    return features

@@ -39,6 +39,10 @@ class Structure:
         """Return sorted pairs that hold every allowed one, if they are few and known without looking at all."""
         return None
 
+    def edge_features(self, query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
+        """Return the features ``(E, F)`` of the pairs of :meth:`edge_list`, or None if edges have none."""
+        return None
+
     def reach(self) -> tuple[int | None, int | None]:
         """Return how many positions before and after a query its keys can lie at most; None is no limit."""
         return None, None
@@ -48,11 +52,17 @@ class Structure:
         return self
 
     def __and__(self, other: Structure) -> Structure:
-        parts = [p for s in (self, other) for p in (s.parts if isinstance(s, And) else (s,))]
-        parts = [p for p in parts if not isinstance(p, Full)]
+        if not isinstance(other, Structure):
+            return NotImplemented
+        parts: list[Structure] = []
+        for part in (p for s in (self, other) for p in (s.parts if isinstance(s, And) else (s,))):
+            if not isinstance(part, Full) and all(part is not known for known in parts):
+                parts.append(part)
         return Full() if not parts else parts[0] if len(parts) == 1 else And(tuple(parts))
 
     def __or__(self, other: Structure) -> Structure:
+        if not isinstance(other, Structure):
+            return NotImplemented
         if isinstance(self, Full) or isinstance(other, Full):
             return Full()
         return Or(tuple(p for s in (self, other) for p in (s.parts if isinstance(s, Or) else (s,))))
@@ -92,6 +102,13 @@ class Full(Structure):
 class _Combined(Structure):
     parts: tuple[Structure, ...]
 
+    def __post_init__(self) -> None:
+        if len({id(leaf) for leaf in self.leaves() if _has_features(leaf)}) > 1:
+            sign = "&" if isinstance(self, And) else "|"
+            raise ShapeError(
+                f"`{sign}` of two Edges that both carry edge_attr is ambiguous; merge them, or leave one without"
+            )
+
     def leaves(self) -> tuple[Structure, ...]:
         return tuple(leaf for part in self.parts for leaf in part.leaves())
 
@@ -108,14 +125,20 @@ class _Combined(Structure):
         columns = list(zip(*parts))
         return type(self)(tuple(c[0].stack(c[1:], sizes, num_vectors) for c in columns))
 
+    def reach(self) -> tuple[int | None, int | None]:
+        sides = [part.reach() for part in self.parts]
+        return self._joined([side[0] for side in sides]), self._joined([side[1] for side in sides])
+
+    def _joined(self, reaches: list[int | None]) -> int | None:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parts": self.parts}  # what is kept for speed is made anew
+
 
 @dataclass(frozen=True)
 class And(_Combined):
     """Allowed by every part (made by ``a & b``)."""
-
-    def __post_init__(self) -> None:
-        if sum(getattr(leaf, "edge_attr", None) is not None for leaf in self.leaves()) > 1:
-            raise ShapeError("`&` of two Edges that both carry edge_attr is ambiguous; leave one without")
 
     def allowed(self, query_set: VectorSet, key_set: VectorSet) -> Tensor:
         return reduce(torch.logical_and, (p.allowed(query_set, key_set) for p in self.parts))
@@ -124,27 +147,27 @@ class And(_Combined):
         return reduce(torch.logical_and, (p.permits(query_set, key_set, edge_index) for p in self.parts))
 
     def edge_list(self, query_set: VectorSet, key_set: VectorSet) -> EdgeList | None:
-        lists = [found for p in self.parts if (found := p.edge_list(query_set, key_set)) is not None]
-        attributed = [found for found in lists if found.edge_attr is not None]
-        return next(iter(attributed or lists), None)
+        # The part that has features comes first, so that its list is the one that is filtered.
+        for part in sorted(self.parts, key=lambda p: not any(_has_features(leaf) for leaf in p.leaves())):
+            found = part.edge_list(query_set, key_set)
+            if found is not None:
+                return found
+        return None
+
+    def edge_features(self, query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
+        return _first_features(self.parts, query_set, key_set)
 
     def unbounded(self) -> Structure:
         return reduce(lambda a, b: a & b, (p.unbounded() for p in self.parts))
 
-    def reach(self) -> tuple[int | None, int | None]:
-        return self._joined(0), self._joined(1)
-
-    def _joined(self, side: int) -> int | None:
-        return min((r for p in self.parts if (r := p.reach()[side]) is not None), default=None)
+    def _joined(self, reaches: list[int | None]) -> int | None:
+        known = [reach for reach in reaches if reach is not None]
+        return min(known) if known else None
 
 
 @dataclass(frozen=True)
 class Or(_Combined):
     """Allowed by at least one part (made by ``a | b``)."""
-
-    def __post_init__(self) -> None:
-        if sum(getattr(leaf, "edge_attr", None) is not None for leaf in self.leaves()) > 1:
-            raise ShapeError("`|` of two Edges that both carry edge_attr is ambiguous; merge the edges first")
 
     def allowed(self, query_set: VectorSet, key_set: VectorSet) -> Tensor:
         return reduce(torch.logical_or, (p.allowed(query_set, key_set) for p in self.parts))
@@ -153,25 +176,45 @@ class Or(_Combined):
         return reduce(torch.logical_or, (p.permits(query_set, key_set, edge_index) for p in self.parts))
 
     def edge_list(self, query_set: VectorSet, key_set: VectorSet) -> EdgeList | None:
-        lists = [found for p in self.parts if (found := p.edge_list(query_set, key_set)) is not None]
-        if len(lists) < len(self.parts):
-            return None
+        lists = []
+        for part in self.parts:
+            found = part.edge_list(query_set, key_set)
+            if found is None:
+                return None
+            lists.append(found)
         kept = getattr(self, "_kept", None)  # (lists, union): asked for more than once, joined once
         if kept is None or any(a is not b for a, b in zip(kept[0], lists)):
             kept = lists, reduce(lambda a, b: a.union(b), lists)
             object.__setattr__(self, "_kept", kept)
         return kept[1]
 
+    def edge_features(self, query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
+        for part in self.parts:
+            features = part.edge_features(query_set, key_set)
+            if features is not None:  # pairs of the other parts have zeros
+                union, own = self.edge_list(query_set, key_set), part.edge_list(query_set, key_set)
+                assert union is not None and own is not None
+                return union.spread(features, own)
+        return None
+
     def unbounded(self) -> Structure:
         return reduce(lambda a, b: a | b, (p.unbounded() for p in self.parts))
 
-    def reach(self) -> tuple[int | None, int | None]:
-        return self._joined(0), self._joined(1)
+    def _joined(self, reaches: list[int | None]) -> int | None:
+        known = [reach for reach in reaches if reach is not None]
+        return max(known) if len(known) == len(reaches) else None
 
-    def _joined(self, side: int) -> int | None:
-        sides = [p.reach()[side] for p in self.parts]
-        known = [r for r in sides if r is not None]
-        return max(known) if len(known) == len(sides) else None
+
+def _has_features(leaf: Structure) -> bool:
+    return getattr(leaf, "edge_attr", None) is not None
+
+
+def _first_features(parts: Sequence[Structure], query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
+    for part in parts:
+        features = part.edge_features(query_set, key_set)
+        if features is not None:
+            return features
+    return None
 
 
 def of_edges(values: Tensor, batch: int, index: Tensor) -> Tensor:

@@ -26,19 +26,22 @@ class EdgeList:
         query: ``(E,)`` indices into the flattened queries, ascending.
         num_queries: ``B * Nq``.
         num_keys: ``B * Nk``.
-        edge_attr: ``(E, F)`` or None.
     """
 
     key: Tensor
     query: Tensor
     num_queries: int
     num_keys: int
-    edge_attr: Tensor | None = None
 
     @property
     def edge_index(self) -> Tensor:
         """Keys and queries, ``(2, E)``."""
         return torch.stack([self.key, self.query])
+
+    @property
+    def codes(self) -> Tensor:
+        """One number for each pair, ascending, ``(E,)``."""
+        return self.query * self.num_keys + self.key
 
     @cached_property
     def starts(self) -> Tensor:
@@ -57,15 +60,14 @@ class EdgeList:
         return order, self.query[order], _starts(self.key[order], self.num_keys)
 
     def union(self, other: EdgeList) -> EdgeList:
-        """Return the pairs of both, each once; a pair without attributes gets zeros if others have them."""
-        codes = torch.cat([part.query * self.num_keys + part.key for part in (self, other)])
-        codes, place = codes.unique(return_inverse=True)
-        attr = None
-        for part, where in zip((self, other), place.split([len(self.key), len(other.key)])):
-            if part.edge_attr is not None:
-                empty = part.edge_attr.new_zeros(len(codes), part.edge_attr.shape[1])
-                attr = empty.index_copy(0, where, part.edge_attr)
-        return EdgeList(codes % self.num_keys, codes // self.num_keys, self.num_queries, self.num_keys, attr)
+        """Return the pairs of both, each once."""
+        codes = torch.cat([self.codes, other.codes]).unique()
+        return EdgeList(codes % self.num_keys, codes // self.num_keys, self.num_queries, self.num_keys)
+
+    def spread(self, features: Tensor, part: EdgeList) -> Tensor:
+        """Return features ``(E', F)`` of a part of these pairs for all of them, ``(E, F)``, zeros elsewhere."""
+        where = torch.searchsorted(self.codes, part.codes)
+        return features.new_zeros(len(self.key), features.shape[1]).index_copy(0, where, features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,8 @@ class Edges(Structure):
     Raises:
         ShapeError: for a wrong shape or dtype, a negative index, or an edge given twice.
 
-    The edges are sorted once, when the structure is made, and the sorted form is kept: make it once for a graph
-    that stays.
+    The edges are sorted once, when the structure is made, and the sorted form is kept as long as the index is not
+    changed in place: make it once for a graph that stays.
     """
 
     edge_index: Tensor
@@ -95,6 +97,8 @@ class Edges(Structure):
             raise ShapeError(f"edge_attr is {tuple(self.edge_attr.shape)}; {index.shape[1]} edges need (E, F)")
         if index.numel() and int(index.min()) < 0:
             raise ShapeError(f"edge_index holds the negative index {int(index.min())}")
+        index = index.long()
+        object.__setattr__(self, "edge_index", index)
         order = _order(index)
         key, query = index[:, order]
         twice = (key[1:] == key[:-1]) & (query[1:] == query[:-1])
@@ -105,11 +109,12 @@ class Edges(Structure):
                 f"{int(query[first])}); a mask counts an edge once: coalesce them first "
                 "(torch_geometric.utils.coalesce)"
             )
-        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_order", (_version(index), order))
 
     def allowed(self, query_set: VectorSet, key_set: VectorSet) -> Tensor:
         batch, num_queries, num_keys = len(query_set.x), query_set.num_vectors, key_set.num_vectors
-        self._check(batch, num_queries, num_keys)
+        if not torch.compiler.is_compiling():
+            self._check(batch, num_queries, num_keys)
         key, query = self.edge_index
         allowed = torch.zeros(batch, num_queries, num_keys, dtype=torch.bool, device=query_set.x.device)
         allowed[query // num_queries, query % num_queries, key % num_keys] = True
@@ -119,27 +124,44 @@ class Edges(Structure):
         own = self.edge_list(query_set, key_set)
         if not len(own.key):
             return torch.zeros_like(edge_index[0], dtype=torch.bool)
-        codes = own.query * own.num_keys + own.key
-        wanted = edge_index[1] * own.num_keys + edge_index[0]
+        codes, wanted = own.codes, edge_index[1] * own.num_keys + edge_index[0]
         return codes[torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)] == wanted
 
     def edge_list(self, query_set: VectorSet, key_set: VectorSet) -> EdgeList:
         sizes = len(query_set.x), query_set.num_vectors, key_set.num_vectors
-        kept = getattr(self, "_kept", None)  # (sizes, list): a graph that stays is sorted and checked once
-        if kept is not None and kept[0] == sizes:
+        if torch.compiler.is_compiling():
+            return self._sorted(sizes)
+        now = (*sizes, _version(self.edge_index))
+        kept = getattr(self, "_kept", None)  # (sizes and version, list): checked and sorted once
+        if kept is None or kept[0] != now:
+            self._check(*sizes)
+            kept = now, self._sorted(sizes)
+            if not torch.is_inference_mode_enabled():  # what is made there cannot serve training
+                object.__setattr__(self, "_kept", kept)
+        return kept[1]
+
+    def edge_features(self, query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
+        return None if self.edge_attr is None else self.edge_attr[self._in_order()]
+
+    def _sorted(self, sizes: tuple[int, int, int]) -> EdgeList:
+        key, query = self.edge_index[:, self._in_order()]
+        return EdgeList(key, query, sizes[0] * sizes[1], sizes[0] * sizes[2])
+
+    def _in_order(self) -> Tensor:
+        """Return the edges' order by query, then key, ``(E,)``."""
+        kept = getattr(self, "_order", None)  # (version, order)
+        if kept is not None and (torch.compiler.is_compiling() or kept[0] == _version(self.edge_index)):
             return kept[1]
-        self._check(*sizes)
-        order = getattr(self, "_order", None)
-        order = _order(self.edge_index) if order is None else order
-        key, query = self.edge_index[:, order]
-        attr = None if self.edge_attr is None else self.edge_attr[order]
-        found = EdgeList(key, query, sizes[0] * sizes[1], sizes[0] * sizes[2], attr)
-        if not (torch.compiler.is_compiling() or (attr is not None and attr.requires_grad)):
-            object.__setattr__(self, "_kept", (sizes, found))
-        return found
+        order = _order(self.edge_index)
+        if not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled()):
+            object.__setattr__(self, "_order", (_version(self.edge_index), order))
+        return order
+
+    def __getstate__(self) -> dict[str, Tensor | None]:
+        return {"edge_index": self.edge_index, "edge_attr": self.edge_attr}  # what is kept for speed is made anew
 
     def _check(self, batch: int, num_queries: int, num_keys: int) -> None:
-        if torch.compiler.is_compiling() or not self.edge_index.numel():
+        if not self.edge_index.numel():
             return
         key, query = self.edge_index
         if int(query.max()) >= batch * num_queries or int(key.max()) >= batch * num_keys:
@@ -156,7 +178,8 @@ class Edges(Structure):
     def shifted(self, num_prefix: int, num_vectors: int) -> Structure:
         sample = self.edge_index // num_vectors
         moved = self.edge_index + (sample + 1) * num_prefix  # keeps the order
-        return remake(Edges, edge_index=moved, edge_attr=self.edge_attr, _order=getattr(self, "_order", None))
+        kept = {} if torch.compiler.is_compiling() else {"_order": (_version(moved), self._in_order())}
+        return remake(Edges, edge_index=moved, edge_attr=self.edge_attr, **kept)
 
     def select(self, sample: int, keep: Tensor, num_vectors: int) -> Structure:
         new_index = torch.full((num_vectors,), -1, dtype=torch.long, device=keep.device)
@@ -183,6 +206,11 @@ def _order(edge_index: Tensor) -> Tensor:
     if not edge_index.numel():
         return torch.zeros_like(key)
     return (query * (key.max() + 1) + key).argsort(stable=True)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return a number that changes when a tensor is changed in place; tensors of inference mode do not tell."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _starts(ascending: Tensor, count: int) -> Tensor:

@@ -31,8 +31,11 @@ class Segments(Structure):
 
     def __post_init__(self) -> None:
         for name, ids in (("ids", self.ids), ("key_ids", self.key_ids)):
-            if ids is not None and (ids.ndim != 2 or ids.is_floating_point()):
+            if ids is None:
+                continue
+            if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
                 raise ShapeError(f"Segments.{name} is integer (B, N), not {ids.dtype} {tuple(ids.shape)}")
+            object.__setattr__(self, name, ids.long())
 
     def allowed(self, query_set: VectorSet, key_set: VectorSet) -> Tensor:
         query, key = self._ids(query_set, key_set)
@@ -50,6 +53,10 @@ class Segments(Structure):
         return self.ids, keys
 
     def select(self, sample: int, keep: Tensor, num_vectors: int) -> Structure:
+        if self.key_ids is not None:
+            raise ShapeError(
+                "Segments with key_ids belong to cross-attention, not to a set; give the set Segments(ids)"
+            )
         return Segments(self.ids[sample, keep][None])
 
     def stack(self, others: Sequence[Structure], sizes: Sequence[int], num_vectors: int) -> Structure:

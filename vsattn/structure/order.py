@@ -50,8 +50,8 @@ class Window(_Ordered):
 
     def __post_init__(self) -> None:
         for name, value in (("left", self.left), ("right", self.right)):
-            if value is not None and value < 0:
-                raise ShapeError(f"Window.{name} counts positions and must be >= 0 or None, not {value}")
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ShapeError(f"Window.{name} counts positions and must be an integer >= 0 or None, not {value}")
 
     def allows_offset(self, offset: Tensor) -> Tensor:
         allowed = torch.ones_like(offset, dtype=torch.bool)
