@@ -14,7 +14,7 @@ from vsattn.errors import ConfigError
 from vsattn.tasks.checks import faults
 
 NAMED = {
-    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "encoder", "head", "optimizer",
+    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "encoder", "head", "optimizer",
     "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
 }  # fmt: skip
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -185,7 +185,7 @@ def test_a_choice_that_would_do_nothing_is_a_fault(word: str) -> None:
         ("encoder.dropout.x=1", "has nothing inside"),
         ("score=additiv", "did you mean 'additive'?"),
         ("score=null", "choices: additive"),
-        ("relation=null", "choices: none"),
+        ("relation=null", "choices: alibi"),
         ("score={a:1}", "choices: additive"),
         ("+experiment=fashion_mnist", "write experiment=fashion_mnist"),
         ("~encoder", "cannot be left out"),
@@ -245,7 +245,7 @@ def test_jobs_of_a_sweep() -> None:
     assert jobs(["seed=0,1", "score=dot"]) == [["seed=0", "score=dot"], ["seed=1", "score=dot"]]
     assert jobs(["seed=range(1,4)"]) == [["seed=1"], ["seed=2"], ["seed=3"]]
     assert jobs(["+optimizer.eps=1e-3,1e-4"]) == [["+optimizer.eps=0.001"], ["+optimizer.eps=0.0001"]]
-    assert [job[0] for job in jobs(["encoder=glob(*)"])] == ["encoder=cnn", "encoder=transformer"]
+    assert [job[0] for job in jobs(["encoder=glob(*)"])] == [f"encoder={name}" for name in groups()["encoder"]]
     assert jobs(["seed=["]) == [["seed=["]]
     many = jobs(["seed=range(0,40)", "dim=range(1,41)"])
     assert len(many) == 80 and {job[0] for job in many} == {f"seed={i}" for i in range(40)}
