@@ -17,7 +17,7 @@ from vsattn.build import build, check, parameters_of, unknown
 from vsattn.encoders import Encoder
 from vsattn.errors import ConfigError, nearest
 from vsattn.heads import Head
-from vsattn.positions import Positions
+from vsattn.positions import Positions, Rotary
 from vsattn.relations import Relation
 from vsattn.scores import Score
 from vsattn.structure import Structure
@@ -38,6 +38,7 @@ PARTS: dict[str, tuple[type, tuple[str, ...], bool]] = {
     "structure": (Structure, (), True),
     "score": (Score, (), True),
     "relation": (Relation, (), True),
+    "rotary": (Rotary, (), True),
     "encoder": (Encoder, _SIZES, False),
     "head": (Head, _SIZES, False),
     "task": (Task, _TASK, False),
@@ -58,7 +59,7 @@ NUMBERS: dict[str, tuple[int, bool]] = {
     "num_workers": (0, False),
 }
 #: Parts that a run makes only later, with sizes that are not known yet.
-_FACTORIES = ("score", "relation", "optimizer", "schedule")
+_FACTORIES = ("score", "relation", "rotary", "optimizer", "schedule")
 _OWN_ARGUMENTS = ("callbacks", "logger", "default_root_dir")
 
 
@@ -77,7 +78,7 @@ def faults(config: dict[str, Any]) -> list[str]:
             found += [] if optional or name not in config else [f"{name}: is null; choose one with {name}=OPTION"]
             continue
         seen += check(part, slot, path=name, injected=given) + _factory_fault(name, part)
-    # The encoder repeats the structure, the score and the relation: their faults are told once.
+    # The encoder repeats structure, score, relation and rotary: their faults are told once.
     for line in seen:
         if not any(line.replace("encoder.attention.", "", 1) == other for other in seen if other is not line):
             found.append(line)

@@ -14,8 +14,8 @@ from vsattn.errors import ConfigError
 from vsattn.tasks.checks import faults
 
 NAMED = {
-    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "encoder", "head", "optimizer",
-    "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
+    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "encoder", "head",
+    "optimizer", "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
 }  # fmt: skip
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 
