@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from vsattn.attention import MultiHeadAttention
+from vsattn.build import build
 from vsattn.compose import groups, jobs, plain_config
 from vsattn.errors import ConfigError
+from vsattn.scores import SplitAdditive
 from vsattn.tasks.checks import faults
 
 NAMED = {
@@ -99,6 +102,20 @@ def test_cls_brings_a_prefix_vector() -> None:
     assert compose("head=cls", "encoder.num_prefix=3")["encoder"]["num_prefix"] == 3
 
 
+def test_heads_rotation_and_weights_are_chosen_on_the_command_line() -> None:
+    config = compose("rotary=halves", "rotary.max_wavelength=50", "score=split_additive", "score.normalizer=entmax15",
+                     "encoder.attention.num_key_value_heads=2", "encoder.attention.is_global=true")  # fmt: skip
+    attention = config["encoder"]["attention"]
+    assert attention["rotary"] == config["rotary"] and attention["score"] == config["score"]
+    layer = build(attention, MultiHeadAttention)(24, 4)
+    assert layer.rotary.pairing == "halves" and layer.rotary.max_wavelength == 50
+    assert isinstance(layer.score, SplitAdditive) and layer.score.normalizer == "entmax15"
+    assert layer.num_key_value_heads == 2 and layer.is_global
+    plain = build(compose()["encoder"]["attention"], MultiHeadAttention)(24, 4)
+    assert plain.rotary is None and plain.score.normalizer == "softmax"
+    assert plain.num_key_value_heads == 4 and not plain.is_global
+
+
 def test_words_over_debug_over_experiment_over_task(own: Callable[[str, str], Path]) -> None:
     """Choices and values alike: the command line wins over debug, debug over experiment, experiment over task."""
     task = """\
@@ -154,7 +171,8 @@ def test_what_the_baseline_does_not_use_is_null() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["score=additive", "score=scaled_dot", "relation=relative_2d", "structure=full", "score.a=1"]
+    "word",
+    ["score=additive", "score=scaled_dot", "relation=relative_2d", "rotary=halves", "structure=full", "score.a=1"],
 )
 def test_a_choice_that_would_do_nothing_is_a_fault(word: str) -> None:
     word = f"+{word}" if "." in word else word
@@ -186,6 +204,10 @@ def test_a_choice_that_would_do_nothing_is_a_fault(word: str) -> None:
         ("score=additiv", "did you mean 'additive'?"),
         ("score=null", "choices: additive"),
         ("relation=null", "choices: alibi"),
+        ("score.normalizer=sparsmax", "one of 'softmax', 'sparsemax', 'entmax15' is expected, not 'sparsmax'"),
+        ("encoder.attention.rotary.pairing=halves", "write rotary.pairing instead"),
+        ("rotary=halves rotary.pairing=quarters", "one of 'interleaved', 'halves' is expected"),
+        ("relation=edge_features relation.to=keys", "one of 'score', 'key', 'key_value' is expected"),
         ("score={a:1}", "choices: additive"),
         ("+experiment=fashion_mnist", "write experiment=fashion_mnist"),
         ("~encoder", "cannot be left out"),

@@ -70,7 +70,7 @@ class Score(nn.Module):
         return edge_pairwise(self.pairwise, tuple(self.parameters()), query, key, edges)
 
     def extra_repr(self) -> str:
-        return f"num_heads={self.num_heads}, head_dim={self.head_dim}"
+        return f"num_heads={self.num_heads}, head_dim={self.head_dim}, normalizer={self.normalizer!r}"
 
 
 class ScaledDot(Score):

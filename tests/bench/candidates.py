@@ -71,6 +71,18 @@ def layer(size: tuple[int, int, int, int], norm_first: bool = False) -> dict[str
     return {"vsattn": lambda: ours(VectorSet(x)).x, "torch.nn.TransformerEncoderLayer": lambda: theirs(x)}
 
 
+def lucid_layer(size: tuple[int, int, int, int]) -> dict[str, Run]:
+    """A pre-norm layer and a norm at the end, without attention biases, feed-forward four times as wide with GELU."""
+    from x_transformers import Encoder
+
+    batch, count, dim, heads = size
+    x = torch.randn(batch, count, dim, requires_grad=True)
+    attention, feed_forward = partial(MultiHeadAttention, bias=False), partial(FeedForward, ratio=4)
+    ours = TransformerEncoder(dim, 1, heads, attention=attention, feed_forward=feed_forward)
+    theirs = Encoder(dim=dim, depth=1, heads=heads, attn_dim_head=dim // heads, attn_flash=True, ff_mult=4)
+    return {"vsattn": lambda: ours(VectorSet(x)).x, "x-transformers": lambda: theirs(x)}
+
+
 def window(count: int, causal: bool = False) -> dict[str, Run]:
     """Attention to 64 neighbours on either side (128 before, if causal); 4 heads of width 32."""
     from local_attention import LocalAttention
@@ -232,11 +244,11 @@ def half(size: tuple[int, int, int, int]) -> dict[str, Run]:
     return {"vsattn": lambda: block(VectorSet(x)).x, "vsattn, bfloat16": in_bfloat16}
 
 
-def work_of(size: tuple) -> float:
-    """Return what a size is plotted against: vectors of a batch, or edges times width of a graph."""
-    if isinstance(size[0], str):
-        return GRAPHS[size[0]][1] * size[1]
-    return size[0] * size[1]
+def work_of(size: int | tuple) -> float:
+    """Return what a size is plotted against: vectors, or edges times width; 0 for what is not plotted."""
+    if isinstance(size, int):
+        return size
+    return GRAPHS[size[0]][1] * size[1] if isinstance(size[0], str) else 0
 
 
 def title(size: int | tuple) -> str:

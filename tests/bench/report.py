@@ -58,11 +58,14 @@ def _plot(rows: list[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    problems = sorted({row.problem for row in rows if len({r.count for r in rows if r.problem == row.problem}) > 1})
+    problems = list(dict.fromkeys(row.problem for row in rows if row.count))
     if not problems:
         return
-    figure, axes = plt.subplots(1, len(problems), figsize=(4.5 * len(problems), 4), squeeze=False)
-    for axis, problem in zip(axes[0], problems):
+    lines = -(-len(problems) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(15, 4 * lines), squeeze=False)
+    for axis in axes.flat[len(problems) :]:
+        axis.remove()
+    for axis, problem in zip(axes.flat, problems):
         found = [row for row in rows if row.problem == problem]
         for name in dict.fromkeys(row.candidate for row in found):
             for direction, style in (("forward", "--"), ("both", "-")):
@@ -71,7 +74,7 @@ def _plot(rows: list[Row], path: Path) -> None:
                 )
                 if line:
                     axis.loglog(*zip(*line), style, marker="o", markersize=3, label=f"{name}, {direction}")
-        axis.set(title=problem, xlabel="size", ylabel="milliseconds")
+        axis.set(title=problem, xlabel="edges x width" if "edges" in problem else "N", ylabel="milliseconds")
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=7)
     figure.tight_layout()

@@ -27,6 +27,7 @@ PROBLEMS: dict[str, tuple[str, dict[str, Any], list[Any], float | None]] = {
     "attention, padded": ("dense", {"padded": True}, DENSE, None),
     "encoder layer, post-norm": ("layer", {}, DENSE, 1e-3),
     "encoder layer, pre-norm": ("layer", {"norm_first": True}, DENSE, 1e-3),
+    "encoder of one layer": ("lucid_layer", {}, DENSE, None),
     "window of 64 + 64": ("window", {}, [512 * 2**i for i in range(8)], 1e-4),
     "window of 128, causal": ("window", {"causal": True}, [4096, 8192], 1e-4),
     "edges, dot": ("edges", {}, [("Cora size", 8), ("Cora size", 64), ("PubMed size", 8), ("PubMed size", 64),
@@ -54,9 +55,9 @@ def test_speed(name: str, size: Any, benchmark, rows: list[report.Row], request:
     runs = getattr(candidates, problem)(size, **options)
     if tolerance is not None:
         candidates.agree(runs, tolerance)
-    large = (size[0] == "power law") if isinstance(size, tuple) else size >= 16384
+    large = str(size[0]).startswith("power law") if isinstance(size, tuple) else size >= 16384
     rounds = max(3, request.config.getoption("--bench-rounds", default=21) // (4 if large else 1))
-    found, count = [], float(size if isinstance(size, int) else candidates.work_of(size))
+    found, count = [], float(candidates.work_of(size))
     for direction in ("forward", "both"):
         chosen = runs if direction == "forward" else {n: candidates.both_ways(run) for n, run in runs.items()}
         samples = measure.take_turns(chosen, rounds)

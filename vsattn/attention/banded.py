@@ -18,7 +18,7 @@ from vsattn.vectorset import VectorSet
 #: Chunks of queries are this long at least; a shorter window does not pay for shorter ones.
 MIN_CHUNK = 64
 #: So many queries are computed at a time.
-SLAB = 8192
+SLAB = 4096
 
 
 def banded_refuses(case: Case) -> str | None:

@@ -30,7 +30,7 @@ class KeyValue:
         """Put more vectors behind these; both need positions if either has them.
 
         Raises:
-            ShapeError: for another batch size, or for vectors that bring prefix vectors.
+            ShapeError: for another batch size, other heads, or vectors that bring prefix vectors or no positions.
         """
         first, second = self.key_set, other.key_set
         if first.x.shape[0] != second.x.shape[0] or second.num_prefix:
@@ -38,9 +38,12 @@ class KeyValue:
                 f"append takes vectors for the same {first.x.shape[0]} samples, without prefix; "
                 f"these are for {second.x.shape[0]}, with {second.num_prefix} prefix vectors"
             )
-        if first.num_vectors and second.layout == "sequence" and second.pos is None:
+        if self.key.shape[1::2] != other.key.shape[1::2] or self.value.shape[1::2] != other.value.shape[1::2]:
+            shapes = [tuple(t.shape) for t in (self.key, self.value, other.key, other.value)]
+            raise ShapeError(f"append takes keys and values of the same heads and widths, not {shapes}")
+        if first.num_vectors and second.layout != "free" and second.pos is None:
             raise ShapeError(
-                "vectors that go on a sequence need pos, where they stand in it; without it they start at 0"
+                f"vectors that go on a {second.layout} need pos, where they stand in it; without it they start at 0"
             )
         batch, pos, mask = first.x.shape[0], None, None
         if not (first.layout == second.layout == "free" and first.pos is None and second.pos is None):

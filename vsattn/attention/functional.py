@@ -136,6 +136,11 @@ def make_case(
     structure = Full() if structure is None else structure
     score = ScaledDot(query.shape[1], query.shape[-1]) if score is None else score
     if query.ndim == key.ndim == value.ndim == 4 and 0 < key.shape[1] < query.shape[1]:
+        if key.shape[1] != value.shape[1] or query.shape[1] % key.shape[1]:
+            raise ShapeError(
+                "keys and values have as many heads as each other, a divisor of the queries'; got "
+                f"{query.shape[1]} heads of queries, {key.shape[1]} of keys, {value.shape[1]} of values"
+            )
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     return Case(query, key, value, query_set, key_set, structure, score, relation, dropout)

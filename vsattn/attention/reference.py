@@ -53,7 +53,9 @@ def _normalized(scores: Tensor, normalizer: Normalizer) -> Tensor:
         import entmax
     except ImportError as error:
         raise ConfigError(f"{normalizer} needs the entmax package: pip install 'vsattn[entmax]'") from error
-    return entmax.sparsemax(scores, dim=-1) if normalizer == "sparsemax" else entmax.entmax15(scores, dim=-1)
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # in half precision rows would not sum to 1
+    sparse = entmax.sparsemax if normalizer == "sparsemax" else entmax.entmax15
+    return sparse(wide, dim=-1).to(scores.dtype)
 
 
 def _beyond_prefix(case: Case, vectors: Tensor) -> Tensor:
