@@ -272,7 +272,7 @@ def test_inputs_that_do_not_fit_are_refused_when_used():
         MultiHeadAttention(12, 3)(x, x.clone(), VectorSet(x, torch.ones(2, 4).bool()))
     q, k = torch.randn(2, 6, 4, 2), torch.randn(2, 4, 4, 2)
     for heads in ((k, k), (q[:, :2], q[:, :3]), (q[:, :0], q[:, :0])):
-        with pytest.raises(ShapeError, match="a divisor of (the queries|H)"):
+        with pytest.raises(ShapeError, match=r"a divisor of (the queries|H)"):
             attend(q, *heads, free, free)
     with pytest.raises(ShapeError, match="ScaledDot was made for 2 heads of width 2; these are 6 of width 2"):
         attend(q, q[:, :2], q[:, :2], free, free, score=ScaledDot(2, 2))
