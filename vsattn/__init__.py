@@ -5,9 +5,9 @@ Names load what they need when they are first used; ``import vsattn`` itself loa
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
+
+from vsattn.lazy import on_demand
 
 __version__ = "0.1.0"
 
@@ -42,14 +42,4 @@ _is_checkout = (_here.parent / "pyproject.toml").is_file() and (_here.parent / "
 if _is_checkout and not (_here / "tasks").is_dir():
     __path__.append(str(_here.parent))
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'vsattn' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = on_demand(__name__, _HOME_OF)

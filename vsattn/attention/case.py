@@ -81,9 +81,8 @@ class Case:
         """Return what the relation adds to the scores, ``(B|1, H, Nq, Nk)``, 0 where a prefix takes part; or None."""
         if self.relation is None or not self.adds("to_score"):
             return None
-        bias = self.relation.to_score(self.query, self.pair).permute(0, 3, 1, 2)
-        keep = self.pair.beyond_prefix()
-        return bias if keep is None else bias.masked_fill(~keep, 0.0)
+        pair = self.pair
+        return pair.without_prefix(self.relation.to_score(self.query, pair)).permute(0, 3, 1, 2)
 
     def allowed(self) -> Tensor | None:
         """Return :func:`allowed_pairs` for the queries of this case."""

@@ -37,7 +37,7 @@ def edge_attention(case: Case) -> Tensor:
         weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
         output = edge_sum(weights, value, edges)  # (B * Nq, H, dv)
         if case.relation is not None and case.adds("to_value"):
-            added = _beyond_prefix(pair, case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
+            added = pair.without_prefix(case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
             output = output + segment_sum(added.flatten(1), edges).unflatten(-1, added.shape[1:])
     return output.unflatten(0, (batch, case.query.shape[2])).transpose(1, 2).to(dtype)
 
@@ -64,7 +64,7 @@ def _scores(case: Case, query: Tensor, key: Tensor, pair: EdgePair, dtype: torch
     """Return the scores with what the relation adds, ``(E, H)``."""
     edges, relation = pair.edges, case.relation
     if relation is not None and case.adds("to_key"):
-        keys = key.index_select(0, edges.key) + _beyond_prefix(pair, relation.to_key(pair))
+        keys = key.index_select(0, edges.key) + pair.without_prefix(relation.to_key(pair))
         scores = case.score.pairwise(query.index_select(0, edges.query), keys)
     elif (dot := case.score.as_dot(query.transpose(0, 1)[None], key.transpose(0, 1)[None])) is not None:
         q, k = (t.squeeze(0).transpose(0, 1) for t in dot[:2])
@@ -72,15 +72,8 @@ def _scores(case: Case, query: Tensor, key: Tensor, pair: EdgePair, dtype: torch
     else:
         scores = case.score.along(query, key, edges)
     if relation is not None and case.adds("to_score"):
-        bias = relation.to_score(query, pair).to(dtype)
-        keep = pair.beyond_prefix()
-        scores = scores + (bias if keep is None else bias.masked_fill(~keep[:, None], 0.0))
+        scores = scores + pair.without_prefix(relation.to_score(query, pair)).to(dtype)
     return scores
-
-
-def _beyond_prefix(pair: EdgePair, vectors: Tensor) -> Tensor:
-    keep = pair.beyond_prefix()
-    return vectors if keep is None else vectors.masked_fill(~keep[:, None, None], 0.0)
 
 
 def _prefix_pairs(case: Case) -> EdgeList:

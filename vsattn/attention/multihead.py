@@ -142,15 +142,13 @@ class MultiHeadAttention(nn.Module):
         values = key.x if value is None else value
         self._check(None, key.x, values)
         values = values if value is None else _without_padding(values, key)
-        k, v = self._heads(key.x, self.key_proj), self._heads(values, self.value_proj)
-        k = k if self.rotary is None else self.rotary(k, key)
+        k, v = self._rotated(self._heads(key.x, self.key_proj), key), self._heads(values, self.value_proj)
         return KeyValue(k, v, key.replace(x=key.x[..., :0], structure=Full()))
 
     def read(self, query: VectorSet, cache: KeyValue, *, structure: Structure | None = None) -> VectorSet:
         """Attend from ``query`` to cached keys and values, by the layer's structure and the one given."""
         self._check(query.x, cache.key.transpose(1, 2), None)
-        q = self._heads(query.x, self.query_proj)
-        q = q if self.rotary is None else self.rotary(q, query)
+        q = self._rotated(self._heads(query.x, self.query_proj), query)
         combined = self.structure if structure is None else self.structure & structure
         return query.replace(x=self._mix(q, cache.key, cache.value, query, cache.key_set, combined))
 
@@ -170,9 +168,7 @@ class MultiHeadAttention(nn.Module):
         if is_self:
             structure = structure & (query_set.structure.unbounded() if self.is_global else query_set.structure)
         q, k, v = self.project(query_set.x, key_set.x, values)
-        if self.rotary is not None:
-            q, k = self.rotary(q, query_set), self.rotary(k, key_set)
-        return query_set, key_set, (q, k, v), structure
+        return query_set, key_set, (self._rotated(q, query_set), self._rotated(k, key_set), v), structure
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project and cut into heads: ``(B, H, N, head_dim)``; keys and values have ``num_key_value_heads``."""
@@ -184,6 +180,9 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, vectors: Tensor, projection: nn.Linear) -> Tensor:
         return projection(vectors).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _rotated(self, heads: Tensor, vector_set: VectorSet) -> Tensor:
+        return heads if self.rotary is None else self.rotary(heads, vector_set)
 
     def _mix(
         self, q: Tensor, k: Tensor, v: Tensor, query_set: VectorSet, key_set: VectorSet, structure: Structure

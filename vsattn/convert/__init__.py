@@ -6,8 +6,7 @@ device and in its mode (training or evaluation). What ours cannot express is ref
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from vsattn.lazy import on_demand
 
 _HOME_OF = {
     "from_multihead_attention": "vsattn.convert.torch_nn",
@@ -24,15 +23,4 @@ _HOME_OF = {
 }
 
 __all__ = sorted(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'vsattn.convert' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = on_demand(__name__, _HOME_OF)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -46,3 +48,12 @@ def sequence_index(vector_set: VectorSet, max_length: int, owner: str) -> Tensor
                 "raise max_length or use sinusoidal positions"
             )
     return index
+
+
+def angles(positions: Tensor, width: int, max_wavelength: float) -> Tensor:
+    """Return ``p / w^(2i/d)`` in float64: ``positions (B|1, N, P)`` and d = ``width`` give ``(B|1, N, P, d / 2)``.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
+    return positions.to(torch.float64)[..., None] * torch.exp(-math.log(max_wavelength) * exponent)

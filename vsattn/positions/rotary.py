@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vsattn.errors import ConfigError, ShapeError
+from vsattn.positions.base import angles
 from vsattn.vectorset import VectorSet
 
 
@@ -70,9 +70,7 @@ class Rotary(nn.Module):
                 "change num_heads or head_dim"
             )
         positions = torch.nn.functional.pad(positions[:, prefix:], (0, 0, prefix, 0))
-        width = self.head_dim // coordinates
-        exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-        return positions.to(torch.float64)[..., None] * torch.exp(-math.log(self.max_wavelength) * exponent)
+        return angles(positions, self.head_dim // coordinates, self.max_wavelength)
 
     def extra_repr(self) -> str:
         return f"{self.head_dim}, max_wavelength={self.max_wavelength}, pairing={self.pairing!r}"

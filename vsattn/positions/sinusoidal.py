@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.positions.base import Positions
+from vsattn.positions.base import Positions, angles
 from vsattn.vectorset import VectorSet
 
 
@@ -36,8 +34,6 @@ class Sinusoidal(Positions):
         width = self.dim // coordinates
         if self.dim % (2 * coordinates):
             raise ShapeError(f"{coordinates} coordinates need a width divisible by {2 * coordinates}, not {self.dim}")
-        exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-        frequency = torch.exp(-math.log(self.max_wavelength) * exponent)
-        angle = positions.to(torch.float64)[..., None] * frequency  # (B|1, N, P, width / 2)
+        angle = angles(positions, width, self.max_wavelength)  # (B|1, N, P, width / 2)
         waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(-3)  # sine, cosine interleaved, parts joined
         return (self.scale * waves).to(vector_set.x.dtype)

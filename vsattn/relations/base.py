@@ -13,8 +13,23 @@ from vsattn.structure.base import of_edges
 from vsattn.vectorset import VectorSet
 
 
+class Pairs:
+    """What both forms of pairs share; S is their shape."""
+
+    def beyond_prefix(self) -> Tensor | None:
+        """Return bool, False where a prefix vector takes part, that broadcasts to S; None when none does."""
+        raise NotImplementedError(f"{type(self).__name__} must define beyond_prefix()")
+
+    def without_prefix(self, values: Tensor) -> Tensor:
+        """Return what a relation says of the pairs, ``(*S, ...)``, 0 where a prefix vector takes part."""
+        keep = self.beyond_prefix()
+        if keep is None:
+            return values
+        return values.masked_fill(~keep.reshape(keep.shape + (1,) * (values.ndim - keep.ndim)), 0.0)
+
+
 @dataclass(frozen=True)
-class Pair:
+class Pair(Pairs):
     """All pairs of a query set and a key set, S = ``(B|1, Nq, Nk)``; ``rows`` restricts the queries."""
 
     query_set: VectorSet
@@ -44,7 +59,6 @@ class Pair:
         return attr.new_zeros(batch, stop - start, num_keys, attr.shape[1]).index_put((sample, query, key), attr)
 
     def beyond_prefix(self) -> Tensor | None:
-        """Return bool ``(1, Nq, Nk)``, False where a prefix vector takes part, or None when none does."""
         num_query, num_key = self.query_set.num_prefix, self.key_set.num_prefix
         if not num_query and not num_key:
             return None
@@ -64,7 +78,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class EdgePair:
+class EdgePair(Pairs):
     """The pairs of an edge list, S = ``(E,)``, asked as :class:`Pair` is."""
 
     query_set: VectorSet

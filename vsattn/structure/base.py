@@ -155,7 +155,8 @@ class And(_Combined):
         return None
 
     def edge_features(self, query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
-        return _first_features(self.parts, query_set, key_set)
+        found = (part.edge_features(query_set, key_set) for part in self.parts)
+        return next((features for features in found if features is not None), None)
 
     def unbounded(self) -> Structure:
         return reduce(lambda a, b: a & b, (p.unbounded() for p in self.parts))
@@ -207,14 +208,6 @@ class Or(_Combined):
 
 def _has_features(leaf: Structure) -> bool:
     return getattr(leaf, "edge_attr", None) is not None
-
-
-def _first_features(parts: Sequence[Structure], query_set: VectorSet, key_set: VectorSet) -> Tensor | None:
-    for part in parts:
-        features = part.edge_features(query_set, key_set)
-        if features is not None:
-            return features
-    return None
 
 
 def of_edges(values: Tensor, batch: int, index: Tensor) -> Tensor:
