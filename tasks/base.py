@@ -6,9 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -17,11 +18,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from vsattn.checkpoint import payload
-from vsattn.errors import VsattnError
+from vsattn.errors import ConfigError, VsattnError
 from vsattn.tokenizers.base import Tokenizer
 
 from .data.base import Data
 from .optim import make_optimizer, make_schedule
+
+if TYPE_CHECKING:
+    from vsattn.predictor import Predictor
 
 Stage = Literal["train", "val"]
 
@@ -83,6 +87,9 @@ class Task(pl.LightningModule, ABC):
         self.remembered: list[Any] = []
         self._recent: list[tuple[int, int, Tensor]] = []
 
+    #: The trivial baseline of :meth:`floor`.
+    floor_name = ""
+
     # What a task defines.
 
     @abstractmethod
@@ -106,7 +113,7 @@ class Task(pl.LightningModule, ABC):
         """Return what the final judgement needs of one test batch, on the CPU."""
 
     @abstractmethod
-    def evaluate(self, remembered: list[Any], *, seed: int) -> dict[str, float]:
+    def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Judge the whole test set at once: numbers named ``test/...``, or ``test/<name>/<class>`` for a class."""
 
     def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -116,6 +123,23 @@ class Task(pl.LightningModule, ABC):
     def count(self, batch: dict[str, Tensor]) -> int:
         """Return over how many targets the loss of this batch is a mean."""
         return len(batch["target"])
+
+    def floor(self, data: Data) -> np.ndarray | None:
+        """Return which test answers a trivial baseline gets right, bool ``(n,)``; None where there is none.
+
+        What a model must beat to have learned anything; `floor_name` says what the baseline is. It takes seconds.
+        """
+        return None
+
+    @staticmethod
+    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
+        """Answer for files, in the form that suits the task; each task that can says how.
+
+        Raises:
+            ConfigError: for a task that cannot.
+            DataError: naming a file that cannot be read.
+        """
+        raise ConfigError("this model's task writes no predictions; use vsattn.load(...).predict(items)")
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
         """Draw what is particular to the task, after testing, and return the files."""

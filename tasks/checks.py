@@ -27,7 +27,7 @@ from .base import Task
 from .data.base import Data
 from .optim import make_optimizer, make_schedule
 
-_SIZES = ("dim", "num_classes", "grid", "max_length")
+_SIZES = ("dim", "num_classes", "grid", "max_length", "dimensions")
 _TASK = ("model", "tokenizer", "classes", "optimizer", "schedule", "recipe")
 
 #: Each part of a config that is one component: its base class, what the run gives it, whether null will do.
@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[type, tuple[str, ...], bool]] = {
     "score": (Score, (), True),
     "relation": (Relation, (), True),
     "rotary": (Rotary, (), True),
+    "norm": (nn.Module, ("dim",), True),
     "encoder": (Encoder, _SIZES, False),
     "head": (Head, _SIZES, False),
     "task": (Task, _TASK, False),
@@ -56,10 +57,11 @@ NUMBERS: dict[str, tuple[int, bool]] = {
     "num_threads": (1, True),
     "dim": (1, False),
     "batch_size": (1, False),
+    "batch_vectors": (1, True),
     "num_workers": (0, False),
 }
 #: Parts that a run makes only later, with sizes that are not known yet.
-_FACTORIES = ("score", "relation", "rotary", "optimizer", "schedule")
+_FACTORIES = ("score", "relation", "rotary", "norm", "optimizer", "schedule")
 _OWN_ARGUMENTS = ("callbacks", "logger", "default_root_dir")
 
 
@@ -68,7 +70,7 @@ def faults(config: dict[str, Any]) -> list[str]:
 
     A part that is not in the config at all is not judged.
     """
-    known = {*PARTS, *NAMED_PARTS, *NUMBERS, "trainer", "paths"}
+    known = {*PARTS, *NAMED_PARTS, *NUMBERS, "trainer", "paths", "compare"}
     found = [f"{key}: there is no such setting; {nearest(key, known)}" for key in config if key not in known]
     found += [fault for name in NUMBERS if name in config and (fault := _number_fault(name, config[name]))]
     seen: list[str] = []
@@ -78,9 +80,9 @@ def faults(config: dict[str, Any]) -> list[str]:
             found += [] if optional or name not in config else [f"{name}: is null; choose one with {name}=OPTION"]
             continue
         seen += check(part, slot, path=name, injected=given) + _factory_fault(name, part)
-    # The encoder repeats structure, score, relation and rotary: their faults are told once.
+    # The encoder repeats structure, score, relation, rotary and norm: their faults are told once.
     for line in seen:
-        if not any(line.replace("encoder.attention.", "", 1) == other for other in seen if other is not line):
+        if not any(re.sub(r"^encoder\.(attention\.)?", "", line) == other for other in seen if other is not line):
             found.append(line)
     for group, (slot, given) in NAMED_PARTS.items():
         for name, part in (config.get(group) or {}).items():

@@ -25,7 +25,7 @@ from .base import Task
 from .checks import faults as find_faults
 from .data.base import Data
 from .plots import curves
-from .report import environment, show_tables, write_metrics
+from .report import bootstrap, environment, peak_memory, show_tables, write_metrics
 from .training import Result, train
 
 #: What a config must say; the rest may be left out.
@@ -72,6 +72,7 @@ def run(config: dict[str, Any], folder: str | Path, *, started: float | None = N
         data,
         folder=folder,
         batch_size=config["batch_size"],
+        batch_vectors=config.get("batch_vectors"),
         num_workers=config.get("num_workers", 0),
         trainer=config["trainer"],
         callbacks=parts(config.get("callbacks"), Callback, "callbacks", dirpath=str(folder / "checkpoints")),
@@ -127,18 +128,29 @@ def announce(config: dict[str, Any], folder: Path, task: Task, data: Data) -> No
     settings = config["trainer"]
     device = "cuda" if torch.cuda.is_available() and settings.get("accelerator") not in ("cpu",) else "cpu"
     lines = {
-        "data": f"{data.name}: {len(data.train)} train, {len(data.val)} val, {len(data.test)} test, "
-        f"{len(data.classes)} classes",
+        "data": data.describe(),
         "input": f"{inputs} -> {vector_set.x.shape[1]} vectors of {vector_set.x.shape[2]}{grid} -> "
         f"output {tuple(output.shape[1:])}",
         "model": f"{' -> '.join(names)}, {parameters:,} parameters",
-        "training": f"{_length(settings)}, batches of {config['batch_size']}, "
+        "training": f"{_length(settings)}, batches of {_batches(config)}, "
         f"precision {settings.get('precision') or '32-true'}, seed {config['seed']}",
         "device": f"{device}, {torch.get_num_threads()} threads",
         "folder": str(folder),
     }
     for name, text in lines.items():
         print(f"{name:9} {text}", flush=True)
+
+
+def floor(task: Task, data: Data, seed: int) -> dict[str, Any]:
+    """Return how well the task's trivial baseline does on the same test split, by name, where it has one."""
+    correct = task.floor(data)
+    if correct is None:
+        return {}
+    low, high = bootstrap(correct, seed=seed)
+    accuracy = float(correct.mean())
+    print(f"\nfloor     {task.floor_name}: {accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}", flush=True)
+    scores = {"accuracy": accuracy, "accuracy_low": low, "accuracy_high": high}
+    return {"floor/name": task.floor_name, **{f"floor/{name}": value for name, value in scores.items()}}
 
 
 def _length(settings: dict[str, Any]) -> str:
@@ -148,6 +160,12 @@ def _length(settings: dict[str, Any]) -> str:
     limits = {"epochs": settings.get("max_epochs"), "steps": settings.get("max_steps"), "": settings.get("max_time")}
     named = [f"{value} {name}".strip() for name, value in limits.items() if value not in (None, -1)]
     return f"up to {' or '.join(named)}" if named else "without a limit"
+
+
+def _batches(config: dict[str, Any]) -> str:
+    """Say how large batches are."""
+    vectors = config.get("batch_vectors")
+    return f"{config['batch_size']}" if vectors is None else f"up to {vectors} vectors"
 
 
 def _stages(model: torch.nn.Module) -> list[Any]:
@@ -160,8 +178,10 @@ def report(result: Result, config: dict[str, Any], started: float) -> None:
     task, folder, metrics = result.task, result.folder, result.metrics
     curves(result.rows, folder / "plots" / "curves.png", best_epoch=metrics.get("best_epoch"))
     task.draw(folder / "plots", result.data)
+    metrics |= floor(task, result.data, config["seed"])
     metrics["parameters"] = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     metrics["seed"] = config["seed"]
+    metrics["peak_memory_mb"] = peak_memory()
     metrics["device"] = str(result.trainer.strategy.root_device)
     metrics |= environment()
     show_tables(metrics)

@@ -6,48 +6,45 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
-from vsattn.errors import ConfigError, DataError
+from vsattn.errors import ConfigError
 from vsattn.tokenizers.base import Tokenizer
 
-from .base import Task
+from .classification import ClassificationTask, Collate, joined
 from .data.base import Data
 from .plots import confusion, save_figure
-from .report import classification
+from .report import linear_floor
 
 #: Pictures in the drawn grid, and how many of them may be wrong ones.
 SHOWN, SHOWN_WRONG = 40, 20
 
+#: Logistic regression learns from so many pictures at most, of so many numbers each.
+FLOOR_PICTURES, FLOOR_PIXELS = 5000, 1024
 
-class Collate:
-    """``(picture, target)`` pairs to a batch with ``"target"``; picklable, and without weights."""
 
-    def __init__(self, tokenizer: Tokenizer, *, train: bool = False, mix: Callable[..., Any] | None = None) -> None:
-        self.tokenizer, self.train, self.mix = tokenizer, train, mix
+class Mixed(Collate):
+    """Batches of mixed pictures, with targets ``(B, C)``."""
+
+    def __init__(self, tokenizer: Tokenizer, mix: Callable[..., Any]) -> None:
+        super().__init__(tokenizer, train=True)
+        self.mix = mix
 
     def __call__(self, pairs: list[Any]) -> dict[str, Tensor]:
-        """Batch the pairs; the mixture of pictures, if any, makes the targets ``(B, C)``."""
-        batch = self.tokenizer.collate([item for item, _ in pairs], train=self.train)
-        batch["target"] = torch.tensor([target for _, target in pairs])
-        return batch if self.mix is None else self.mix(batch)
+        """Batch the pairs and mix them."""
+        return self.mix(super().__call__(pairs))
 
 
-class ImageTask(Task):
-    """Cross-entropy over the classes, with label smoothing and mixtures of pictures in training alone.
+class ImageTask(ClassificationTask):
+    """Classification of pictures, with mixtures of them in training if asked for.
 
     Args:
         model: batch -> logits ``(B, C)``.
         tokenizer: a fitted image tokenizer.
-        classes: their names.
-        optimizer, schedule, recipe: see :class:`Task`.
-        label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
+        classes, optimizer, schedule, recipe, label_smoothing: see :class:`ClassificationTask`.
         mixup: alpha of MixUp's Beta distribution (Zhang et al. 2018); 0 is off.
         cutmix: alpha of CutMix's (Yun et al. 2019); 0 is off.
 
@@ -55,6 +52,8 @@ class ImageTask(Task):
         ConfigError: for values outside those ranges.
         DataError: for fewer than two classes.
     """
+
+    floor_name = "logistic regression on pixels"
 
     def __init__(
         self,
@@ -69,15 +68,16 @@ class ImageTask(Task):
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"task.label_smoothing is in [0, 1), not {label_smoothing}")
         if mixup < 0 or cutmix < 0:
             raise ConfigError(f"task.mixup and task.cutmix are 0 (off) or positive, not {mixup} and {cutmix}")
-        if len(classes) < 2:
-            raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
-        self.num_classes = len(classes)
-        super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
-        self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
+        given: dict[str, Any] = {
+            "optimizer": optimizer,
+            "schedule": schedule,
+            "recipe": recipe,
+            "label_smoothing": label_smoothing,
+        }
+        super().__init__(model, tokenizer, classes, **given)
+        self.mixup, self.cutmix = mixup, cutmix
 
     def collator(self, train: bool) -> Collate:
         """Return the function that batches; in training it mixes pictures if asked to."""
@@ -85,39 +85,25 @@ class ImageTask(Task):
             return Collate(self.tokenizer, train=train)
         from .data.augment import Mix
 
-        return Collate(self.tokenizer, train=True, mix=Mix(self.num_classes, mixup=self.mixup, cutmix=self.cutmix))
+        return Mixed(self.tokenizer, Mix(self.num_classes, mixup=self.mixup, cutmix=self.cutmix))
 
-    def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean cross-entropy, without smoothing."""
-        return F.cross_entropy(output.float(), batch["target"])
+    def floor(self, data: Data) -> np.ndarray | None:
+        """Judge logistic regression on the pixels of small pictures of one size; None for others."""
+        learned = self.tokenizer.state
+        if learned["channels"] * learned["height"] * learned["width"] > FLOOR_PIXELS:
+            return None
+        step = max(1, -(-len(data.train) // FLOOR_PICTURES))
+        train, train_targets = self._pixels([data.train[i] for i in range(0, len(data.train), step)])
+        test, test_targets = self._pixels([data.test[i] for i in range(len(data.test))])
+        return linear_floor(train, train_targets, test, test_targets) if train.shape[1] == test.shape[1] else None
 
-    def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean cross-entropy with label smoothing."""
-        return F.cross_entropy(output.float(), batch["target"], label_smoothing=self.label_smoothing)
-
-    def metrics(self) -> dict[str, Metric]:
-        """Return the share of right answers."""
-        return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)}
-
-    def measure(self, metrics: dict[str, Metric], output: Tensor, batch: dict[str, Tensor]) -> None:
-        """Count right answers; of a mixture, the class with the larger share is the right one."""
-        target = batch["target"]
-        metrics["accuracy"].update(output.argmax(-1), target.argmax(-1) if target.ndim == 2 else target)
-
-    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keep logits and targets."""
-        return output.float().cpu(), batch["target"].cpu()
-
-    def evaluate(self, remembered: list[Any], *, seed: int) -> dict[str, float]:
-        """Return loss, accuracy with its interval, and precision, recall and F1 of every class."""
-        logits, targets = (torch.cat(part) for part in zip(*remembered, strict=True))
-        loss = F.cross_entropy(logits.double(), targets)
-        scores = classification(targets.numpy(), logits.argmax(-1).numpy(), self.classes, seed=seed)
-        return {"test/loss": float(loss), **scores}
+    def _pixels(self, pairs: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        batch = Collate(self.tokenizer)(pairs)
+        return batch["image"].flatten(1).numpy() / 255, batch["target"].numpy()
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
         """Draw the confusion matrix and a grid of test pictures with predictions."""
-        logits, targets = (torch.cat(part) for part in zip(*self.remembered, strict=True))
+        logits, targets = joined(self.remembered)
         probabilities, predictions = logits.softmax(-1).max(-1)
         files = [confusion(targets.numpy(), predictions.numpy(), self.classes, folder / "confusion.png")]
         wrong = (predictions != targets).nonzero().flatten().tolist()

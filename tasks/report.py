@@ -58,6 +58,23 @@ def bootstrap(correct: np.ndarray, *, seed: int, resamples: int = 10_000, level:
     return float(low), float(high)
 
 
+def linear_floor(
+    train: np.ndarray, train_targets: np.ndarray, test: np.ndarray, test_targets: np.ndarray
+) -> np.ndarray:
+    """Return which of the test answers logistic regression gets right, bool ``(n,)``.
+
+    Args:
+        train, test: features ``(m, F)`` and ``(n, F)``, standardised here by the training part.
+        train_targets, test_targets: classes ``(m,)`` and ``(n,)``.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    machine = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return machine.fit(train, train_targets).predict(test) == test_targets
+
+
 def environment() -> dict[str, str]:
     """Return versions, the system, and the git revision of the code where there is one, as flat strings."""
     found = {"versions/vsattn": vsattn.__version__, "versions/python": platform.python_version()}
@@ -80,6 +97,16 @@ def git_revision(checkout: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def peak_memory() -> float | None:
+    """Return the most memory that this process has held so far, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, kilobytes elsewhere
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def write_metrics(metrics: dict[str, Any], path: Path) -> None:

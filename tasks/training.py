@@ -23,6 +23,7 @@ from vsattn.checkpoint import read
 from vsattn.errors import ConfigError, DataError, VsattnError, nearest
 
 from .base import Task
+from .batching import VectorBatches
 from .callbacks import EpochBar, EpochTable, is_trial, print_row
 from .checks import trainer_faults
 from .data.base import Augmented, Data
@@ -66,6 +67,7 @@ def train(
     *,
     folder: Path,
     batch_size: int,
+    batch_vectors: int | None = None,
     num_workers: int = 0,
     trainer: dict[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -78,7 +80,8 @@ def train(
         task: the model with its losses and metrics.
         data: set up.
         folder: receives ``metrics.csv``, and what callbacks and loggers write.
-        batch_size: of all splits.
+        batch_size: items of a batch, in all splits.
+        batch_vectors: instead, how many vectors a batch has at most, see :class:`~vsattn.tasks.batching.VectorBatches`.
         num_workers: processes that load batches; 0 loads in this one.
         trainer: arguments of Lightning's ``Trainer``.
         callbacks: a `Checkpoint` among them decides which weights are tested; without one, the last.
@@ -91,7 +94,9 @@ def train(
         VsattnError: when the loss is not finite.
     """
     arguments = dict(trainer or {})
-    loaders = make_loaders(task, data, batch_size=batch_size, num_workers=num_workers, seed=seed)
+    loaders = make_loaders(
+        task, data, batch_size=batch_size, batch_vectors=batch_vectors, num_workers=num_workers, seed=seed
+    )
     bar = arguments.pop("enable_progress_bar", True) and sys.stdout.isatty()
     own_csv = any(isinstance(logger, CSVLogger) for logger in loggers)
     table = EpochTable(None if own_csv else folder / "metrics.csv", show=print_row)
@@ -122,7 +127,7 @@ def train(
             metrics["best_epoch"] = checkpoint["epoch"] + 1
             metrics |= _measures(next((r for r in table.rows if r["epoch"] == metrics["best_epoch"]), {}))
         with plain_errors():
-            metrics |= test(task, loaders["test"], fitter, arguments, seed=seed)
+            metrics |= test(task, data, loaders["test"], fitter, arguments, seed=seed)
     for logger in fitter.loggers:
         logger.log_metrics(
             {k: v for k, v in metrics.items() if k.startswith("test/") and k.count("/") == 1}, fitter.global_step
@@ -132,7 +137,7 @@ def train(
 
 
 def test(
-    task: Task, loader: DataLoader[Any], fitter: pl.Trainer, arguments: dict[str, Any], *, seed: int
+    task: Task, data: Data, loader: DataLoader[Any], fitter: pl.Trainer, arguments: dict[str, Any], *, seed: int
 ) -> dict[str, float]:
     """Judge all test items once, on one device, with the weights that the task has now.
 
@@ -149,32 +154,41 @@ def test(
         enable_model_summary=False,
     )
     tester.test(task, loader, verbose=False)
-    return task.evaluate(task.remembered, seed=seed)
+    return task.evaluate(task.remembered, data, seed=seed)
 
 
-def make_loaders(task: Task, data: Data, *, batch_size: int, num_workers: int, seed: int) -> dict[str, DataLoader[Any]]:
+def make_loaders(
+    task: Task, data: Data, *, batch_size: int, batch_vectors: int | None = None, num_workers: int, seed: int
+) -> dict[str, DataLoader[Any]]:
     """Make the loaders of the three splits; only training is shuffled, by its own seeded generator, and augmented.
 
     Raises:
-        ConfigError: for a batch size below 1 or a negative number of workers.
+        ConfigError: for a batch size below 1, a negative number of workers, or data whose vectors cannot be counted.
         DataError: for an empty split.
     """
     if batch_size < 1 or num_workers < 0:
         raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, not {batch_size} and {num_workers}")
+    if batch_vectors is not None and batch_vectors < 1:
+        raise ConfigError(f"batch_vectors is at least 1, or None for batches of batch_size items, not {batch_vectors}")
     loaders = {}
     for split in ("train", "val", "test"):
         items: Any = getattr(data, split)
         if not len(items):
             raise DataError(f"the {split} split of {data.name} is empty")
         training = split == "train"
-        # One item alone has no batch statistics.
-        lone_item = len(items) % batch_size == 1 and len(items) > 1 and _has_batch_norm(task)
+        # An order of its own: the loader draws from its generator too, more or less often as it has processes.
+        shuffle = torch.Generator().manual_seed(seed) if training else None
+        batches: dict[str, Any]
+        if batch_vectors is None:
+            # One item alone has no batch statistics.
+            lone_item = len(items) % batch_size == 1 and len(items) > 1 and _has_batch_norm(task)
+            sampler = RandomSampler(items, generator=shuffle) if training else None
+            batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": training and lone_item}
+        else:
+            batches = {"batch_sampler": VectorBatches(data.lengths(split), batch_vectors, generator=shuffle)}
         loaders[split] = DataLoader(
             Augmented(items, data.augment) if training and data.augment is not None else items,
-            batch_size=batch_size,
-            # An order of its own: the loader draws from its generator too, more or less often as it has processes.
-            sampler=RandomSampler(items, generator=torch.Generator().manual_seed(seed)) if training else None,
-            drop_last=training and lone_item,
+            **batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             collate_fn=task.collator(training),

@@ -17,7 +17,7 @@ from vsattn.scores import SplitAdditive
 from vsattn.tasks.checks import faults
 
 NAMED = {
-    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "encoder", "head",
+    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "head",
     "optimizer", "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
 }  # fmt: skip
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
@@ -211,7 +211,7 @@ def test_a_choice_that_would_do_nothing_is_a_fault(word: str) -> None:
         ("score={a:1}", "choices: additive"),
         ("+experiment=fashion_mnist", "write experiment=fashion_mnist"),
         ("~encoder", "cannot be left out"),
-        ("encoder", "key=value; for example encoder=cnn"),
+        ("encoder", "key=value; for example encoder=birnn"),
         ("seed", "key=value"),
         ("seed=", "a whole number of at least 0 is expected, not ''"),
         ("seed=[", "cannot be read"),

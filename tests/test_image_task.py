@@ -102,7 +102,7 @@ def test_judgement_does_not_depend_on_the_batches(data) -> None:
     def judged(size: int) -> dict[str, float]:
         chunks = [task.collate(everything[i : i + size]) for i in range(0, 100, size)]
         with torch.no_grad():
-            return task.evaluate([task.remember(task(batch), batch) for batch in chunks], seed=0)
+            return task.evaluate([task.remember(task(batch), batch) for batch in chunks], data, seed=0)
 
     assert judged(100) == pytest.approx(judged(7), rel=1e-6)
 

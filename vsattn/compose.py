@@ -24,7 +24,7 @@ from vsattn.errors import ConfigError, nearest
 
 CONF = "vsattn.conf"
 #: Groups that an encoder takes up or not.
-ATTENTION_GROUPS = ("structure", "score", "relation", "rotary")
+ATTENTION_GROUPS = ("structure", "score", "relation", "rotary", "norm")
 #: A sweep of up to so many jobs is checked job by job before the first starts; a larger one, value by value.
 MAX_CHECKED_JOBS = 64
 

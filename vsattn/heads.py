@@ -38,6 +38,16 @@ class VectorHead(Head):
         return vector_set.x[:, vector_set.num_prefix :]
 
 
+class CtcHead(VectorHead):
+    """A label or a blank per vector, ``(B, N, C + 1)``, the blank last; CTC makes a shorter sequence of labels of them.
+
+    Source: Graves et al. 2006, section 3.
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_classes + 1, dropout=dropout)
+
+
 class MeanHead(Head):
     """One answer per set, from the mean of its real vectors (prefix aside); an empty set has the mean 0."""
 

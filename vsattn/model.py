@@ -37,9 +37,13 @@ class Model(nn.Module):
         vector_set = self.embedder(batch)
         return vector_set if self.positions is None else self.positions(vector_set)
 
+    def encode(self, batch: dict[str, Tensor]) -> VectorSet:
+        """Return the set that the head sees."""
+        return self.encoder(self.embed(batch))
+
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the head's logits for a collated batch."""
-        return self.head(self.encoder(self.embed(batch)))
+        return self.head(self.encode(batch))
 
 
 def build_model(config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: int) -> Model:

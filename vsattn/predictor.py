@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer and the names of its answers: raw items in, labels out."""
+"""A trained model with its tokenizer and the names of its answers: raw items in, answers out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vsattn.errors import DataError
+from vsattn.heads import CtcHead, VectorHead
+from vsattn.model import Model
 from vsattn.tokenizers.base import Tokenizer
 
 
@@ -28,38 +30,54 @@ class Predictor:
     """Answers for raw items, whatever their number: batches change nothing.
 
     Args:
-        model: batch -> logits ``(B, C)``; put into evaluation mode.
+        model: put into evaluation mode.
         tokenizer: fitted.
         classes: the C names.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
         self.model, self.tokenizer, self.classes = model.eval(), tokenizer, list(classes)
 
-    def predict(self, items: Iterable[Any], *, batch_size: int = 64) -> list[Prediction]:
-        """Return one `Prediction` per item, such as image paths, PIL images or arrays.
+    def predict(self, items: Iterable[Any], *, batch_size: int = 64) -> list[Any]:
+        """Answer for items, such as image paths, lists of words, sound files or graphs.
+
+        Returns:
+            For each item one `Prediction`; a list of them, one a vector, from a head that answers per vector; or a
+            :class:`~vsattn.ctc.Transcript` from a head for CTC.
 
         Raises:
             DataError: naming the item that cannot be read.
         """
-        return [self._answer(row) for logits in self._batches(items, batch_size) for row in logits.softmax(-1).tolist()]
+        return [self._answer(logits) for logits in self._each(items, batch_size)]
 
-    def logits(self, items: Iterable[Any], *, batch_size: int = 64) -> Tensor:
-        """Return the model's output ``(n, C)`` for n items, on the CPU."""
-        parts = list(self._batches(items, batch_size))
-        return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+    def logits(self, items: Iterable[Any], *, batch_size: int = 64) -> Tensor | list[Tensor]:
+        """Return the model's output on the CPU: ``(n, C)`` for n items, or n times ``(N_i, C)``, without padding."""
+        parts = list(self._each(items, batch_size))
+        if isinstance(self.model.head, VectorHead):
+            return parts
+        return torch.stack(parts) if parts else torch.empty(0, len(self.classes))
 
     def to(self, device: str | torch.device) -> Predictor:
         """Move the model, and return self."""
         self.model.to(device)
         return self
 
-    def _answer(self, probabilities: list[float]) -> Prediction:
+    def _answer(self, logits: Tensor) -> Any:
+        if isinstance(self.model.head, CtcHead):
+            from vsattn.ctc import transcript
+
+            return transcript(logits, self.classes, seconds_per_vector=self.tokenizer.seconds_per_vector)
+        if logits.ndim == 2:
+            return [self._prediction(row) for row in logits.softmax(-1).tolist()]
+        return self._prediction(logits.softmax(-1).tolist())
+
+    def _prediction(self, probabilities: list[float]) -> Prediction:
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         named = dict(zip(self.classes, probabilities, strict=True))
         return Prediction(self.classes[best], probabilities[best], named)
 
-    def _batches(self, items: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
+    def _each(self, items: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
+        """Yield the logits of each item, ``(C,)`` or ``(N_i, C)``."""
         if isinstance(items, (str, bytes, Path)):
             raise DataError(f"predict takes a list of items, not one: use predict([{items!r}])")
         if batch_size < 1:
@@ -69,9 +87,14 @@ class Predictor:
         while chunk := list(islice(remaining, batch_size)):
             batch = {key: value.to(device) for key, value in self._collate(chunk, start).items()}
             with torch.inference_mode():
-                output = self.model.eval()(batch).float().cpu()
+                vector_set = self.model.eval().encode(batch)
+                output = self.model.head(vector_set).float().cpu()
             start += len(chunk)
-            yield output
+            if output.ndim == 2 or vector_set.mask is None:
+                yield from output
+            else:
+                real = vector_set.mask[:, vector_set.num_prefix :].cpu()
+                yield from (logits[mask] for logits, mask in zip(output, real, strict=True))
 
     def _collate(self, chunk: list[Any], start: int) -> dict[str, Tensor]:
         try:

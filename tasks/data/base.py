@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
+from vsattn.errors import ConfigError
+
 
 class Split(Protocol):
     """Pairs ``(item, target)`` by index; a list is one, and so is a torch `Dataset` with a length."""
@@ -57,6 +59,19 @@ class Data(ABC):
         Raises:
             DataError: naming what is missing or wrong.
         """
+
+    def describe(self) -> str:
+        """Say how much there is, for the first lines of a run."""
+        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in ("train", "val", "test"))
+        return f"{self.name}: {sizes}, {len(self.classes)} classes"
+
+    def lengths(self, split: str) -> Sequence[int]:
+        """Return the number of vectors of each item of a split, by which ``batch_vectors`` makes batches.
+
+        Raises:
+            ConfigError: for data that cannot tell.
+        """
+        raise ConfigError(f"batch_vectors: {self.name} cannot tell how many vectors its items have; use batch_size")
 
     def fit_items(self, limit: int) -> Items:
         """Return at most ``limit`` training items, evenly spaced, undistorted, for a tokenizer's `fit`."""

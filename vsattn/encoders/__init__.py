@@ -4,6 +4,16 @@ from vsattn.encoders.base import Encoder
 from vsattn.encoders.convolution import ConvEncoder
 from vsattn.encoders.induced import InducedEncoder
 from vsattn.encoders.latent import LatentEncoder
+from vsattn.encoders.recurrent import RecurrentEncoder
 from vsattn.encoders.transformer import TransformerEncoder
+from vsattn.encoders.window_mlp import WindowMLP
 
-__all__ = ["ConvEncoder", "Encoder", "InducedEncoder", "LatentEncoder", "TransformerEncoder"]
+__all__ = [
+    "ConvEncoder",
+    "Encoder",
+    "InducedEncoder",
+    "LatentEncoder",
+    "RecurrentEncoder",
+    "TransformerEncoder",
+    "WindowMLP",
+]

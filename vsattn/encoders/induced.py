@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vsattn.attention import MultiHeadAttention
-from vsattn.encoders.base import Encoder
-from vsattn.errors import ConfigError, ShapeError
+from vsattn.encoders.base import Encoder, refuse_structure
+from vsattn.errors import ConfigError
 from vsattn.layers import FeedForward, LayerNorm, Norm, NormPlacement, ResidualBlock, drop_path_rates
 from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
@@ -163,11 +163,3 @@ def learned_vectors(count: int, dim: int) -> nn.Parameter:
 def beside(vector_set: VectorSet, vectors: Tensor) -> VectorSet:
     """Return learned vectors ``(M, D)`` as a set for each sample of another set."""
     return VectorSet(vectors.to(vector_set.x.dtype).expand(vector_set.x.shape[0], -1, -1))
-
-
-def refuse_structure(vector_set: VectorSet, encoder: Encoder) -> None:
-    """Raise ShapeError for a set with a structure of its own, which learned vectors cannot keep."""
-    if not isinstance(vector_set.structure, Full):
-        name, structure = type(encoder).__name__, type(vector_set.structure).__name__
-        raise ShapeError(f"{name} joins all vectors through learned ones, whatever the set's {structure} says; "
-                         "give it a Full set")  # fmt: skip

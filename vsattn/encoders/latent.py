@@ -8,8 +8,8 @@ from functools import partial
 from torch import nn
 
 from vsattn.attention import MultiHeadAttention
-from vsattn.encoders.base import Encoder
-from vsattn.encoders.induced import AttentionBlock, beside, learned_vectors, refuse_structure
+from vsattn.encoders.base import Encoder, refuse_structure
+from vsattn.encoders.induced import AttentionBlock, beside, learned_vectors
 from vsattn.errors import ConfigError
 from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock, drop_path_rates
 from vsattn.vectorset import VectorSet

@@ -79,8 +79,8 @@ class BatchNorm(Norm):
         return x * scale.to(x.dtype) + (self.bias - mean * scale).to(x.dtype)
 
     def on_maps(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalise feature maps ``(B, D, H, W)`` in the same way; ``mask (B, H * W)`` or None."""
-        if mask is None and (not self.training or x.shape[0] * x.shape[2] * x.shape[3] > 1):
+        """Normalise maps ``(B, D, H, W)`` or ``(B, D, N)`` in the same way; ``mask`` is of their cells, or None."""
+        if mask is None and (not self.training or x[:, 0].numel() > 1):
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
             )

@@ -1,0 +1,159 @@
+"""What all classification shares: one label per set or one per vector, cross-entropy, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from vsattn.errors import ConfigError, DataError, ShapeError
+from vsattn.tokenizers.base import Tokenizer
+
+from .base import Task
+from .data.base import Data
+from .report import classification
+
+#: The target of a vector that has no label, or whose label is not to be looked at.
+IGNORED = -100
+
+
+class Collate:
+    """``(item, target)`` pairs to a batch with ``"target"``; picklable, and without weights.
+
+    A target is a number, which gives ``(B,)``, or one number per vector, which gives ``(B, N)`` padded with `IGNORED`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, train: bool = False) -> None:
+        self.tokenizer, self.train = tokenizer, train
+
+    def __call__(self, pairs: list[Any]) -> dict[str, Tensor]:
+        """Batch the pairs."""
+        batch = self.tokenizer.collate([item for item, _ in pairs], train=self.train)
+        targets = [torch.as_tensor(target) for _, target in pairs]
+        per_vector = bool(targets) and targets[0].ndim > 0
+        batch["target"] = pad_sequence(targets, True, IGNORED) if per_vector else torch.stack(targets)
+        return batch
+
+
+class ClassificationTask(Task):
+    """Cross-entropy over the classes, for one label per set or one per vector, with label smoothing in training alone.
+
+    Args:
+        model: batch -> logits ``(B, C)`` or ``(B, N, C)``.
+        tokenizer: fitted.
+        classes: their names.
+        optimizer, schedule, recipe: see :class:`Task`.
+        label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
+
+    Raises:
+        ConfigError: for a smoothing outside that range.
+        DataError: for fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        classes: Sequence[str],
+        *,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[..., LRScheduler] | None = None,
+        recipe: dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"task.label_smoothing is in [0, 1), not {label_smoothing}")
+        if len(classes) < 2:
+            raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
+        self.num_classes = len(classes)
+        super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
+        self.label_smoothing = label_smoothing
+
+    def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
+        """Return the function that batches."""
+        return Collate(self.tokenizer, train=train)
+
+    def loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy, without smoothing."""
+        return self.cross_entropy(output, batch["target"], 0.0)
+
+    def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy with label smoothing."""
+        return self.cross_entropy(output, batch["target"], self.label_smoothing)
+
+    def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+        """Return the mean over labelled vectors (or sets) of the cross-entropy; 0 where none is labelled.
+
+        Args:
+            output: logits, ``(B, C)`` or ``(B, N, C)``.
+            target: classes, ``(B,)`` or ``(B, N)``; or their shares, ``(B, C)``.
+            label_smoothing: in [0, 1).
+
+        Raises:
+            ShapeError: when the head answers per set and the data per vector, or the reverse.
+        """
+        if target.is_floating_point():
+            return F.cross_entropy(output.float(), target, label_smoothing=label_smoothing)
+        if output.shape[:-1] != target.shape:
+            raise ShapeError(_misfit(output, target))
+        logits, labels = output.float().flatten(0, -2), target.flatten()
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum")
+        return total / (labels != IGNORED).sum().clamp(min=1)
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        """Return how many labels the batch has."""
+        target = batch["target"]
+        return len(target) if target.is_floating_point() else int((target != IGNORED).sum())
+
+    def metrics(self) -> dict[str, Metric]:
+        """Return the share of right answers."""
+        accuracy = MulticlassAccuracy(self.num_classes, average="micro", ignore_index=IGNORED, validate_args=False)
+        return {"accuracy": accuracy}
+
+    def measure(self, metrics: dict[str, Metric], output: Tensor, batch: dict[str, Tensor]) -> None:
+        """Count right answers; of a mixture, the class with the larger share is the right one."""
+        target = batch["target"]
+        metrics["accuracy"].update(output.argmax(-1), target.argmax(-1) if target.is_floating_point() else target)
+
+    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keep logits ``(n, C)`` and targets ``(n,)`` of what is labelled, in order."""
+        labelled = batch["target"] != IGNORED
+        return output[labelled].float().cpu(), batch["target"][labelled].cpu()
+
+    def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
+        """Return loss, accuracy with its interval, and precision, recall and F1 of every class."""
+        logits, targets = joined(remembered)
+        loss = F.cross_entropy(logits.double(), targets)
+        scores = classification(targets.numpy(), logits.argmax(-1).numpy(), self.classes, seed=seed)
+        return {"test/loss": float(loss), **scores}
+
+
+def joined(remembered: list[Any]) -> tuple[Tensor, Tensor]:
+    """Return logits ``(n, C)`` and targets ``(n,)`` of the whole test split, in its order.
+
+    Raises:
+        DataError: when nothing of it is labelled.
+    """
+    logits, targets = (torch.cat(part) for part in zip(*remembered, strict=True))
+    if not len(targets):
+        raise DataError("the test split has no labels to judge by")
+    return logits, targets
+
+
+def _misfit(output: Tensor, target: Tensor) -> str:
+    if target.ndim == 1 and output.ndim == 3:
+        return "the head answers per vector and the data has one label per set: choose head=attention or head=mean"
+    if target.ndim == 2 and output.ndim == 2:
+        return "the head answers per set and the data has one label per vector: choose head=vector"
+    return (
+        f"the model answers for {tuple(output.shape[:-1])} vectors and the data has labels for {tuple(target.shape)}: "
+        "the tokenizer makes another number of vectors than there are labels"
+    )
