@@ -70,13 +70,15 @@ class ImageTask(ClassificationTask):
     ) -> None:
         if mixup < 0 or cutmix < 0:
             raise ConfigError(f"task.mixup and task.cutmix are 0 (off) or positive, not {mixup} and {cutmix}")
-        given: dict[str, Any] = {
-            "optimizer": optimizer,
-            "schedule": schedule,
-            "recipe": recipe,
-            "label_smoothing": label_smoothing,
-        }
-        super().__init__(model, tokenizer, classes, **given)
+        super().__init__(
+            model,
+            tokenizer,
+            classes,
+            optimizer=optimizer,
+            schedule=schedule,
+            recipe=recipe,
+            label_smoothing=label_smoothing,
+        )
         self.mixup, self.cutmix = mixup, cutmix
 
     def collator(self, train: bool) -> Collate:

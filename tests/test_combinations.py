@@ -23,11 +23,19 @@ from vsattn.errors import ConfigError, ShapeError
 from vsattn.model import build_model
 from vsattn.tokenizers.base import Tokenizer
 
-PARTS = ("tokenizer", "positions", "structure", "score", "relation", "rotary", "encoder", "head")
+PARTS = ("tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "head")
+#: The options for pictures, of groups that have others too.
+PICTURES = {
+    "tokenizer": ["conv_stem", "conv_stem_pooled", "patches", "pixels"],
+    "encoder": ["cnn", "induced", "latent", "mlp", "transformer"],
+    "head": ["attention", "cls", "mean", "pooling"],
+}
+#: Encoders that have attention.
+ATTENDING = ("induced", "latent", "transformer")
 SMALL = ["dim=16", "encoder.num_layers=1"]
 DEFAULT = {
     "tokenizer": "patches", "positions": "sinusoidal", "structure": "full", "score": "scaled_dot", "relation": "none",
-    "rotary": "none", "encoder": "transformer", "head": "attention",
+    "rotary": "none", "norm": "layer", "encoder": "transformer", "head": "attention",
 }  # fmt: skip
 #: What pictures cannot have, and what is said then.
 REFUSED = {
@@ -74,10 +82,11 @@ def combined(names: dict[str, str]) -> dict[str, Any]:
     if encoder == "transformer":
         taken = ("structure", "score", "relation", "rotary")
         config["encoder"]["attention"].update({part: config[part] for part in taken})
-    elif encoder != "cnn":
+    elif encoder in ATTENDING:
         config["encoder"]["attention"]["score"] = config["score"]
-    if encoder != "cnn":
+    if encoder in ATTENDING:
         config["encoder"]["num_heads"] = 2
+        config["encoder"]["norm"] = config["norm"]
     return config
 
 
@@ -109,11 +118,15 @@ def refusals(names: dict[str, str]) -> list[str]:
     return found
 
 
+def options(part: str) -> list[str]:
+    return PICTURES.get(part) or groups()[part]
+
+
 def choices() -> list[dict[str, str]]:
     """Return the defaults with every option of every two parts."""
     found = {}
     for first, second in itertools.combinations(PARTS, 2):
-        for one, other in itertools.product(groups()[first], groups()[second]):
+        for one, other in itertools.product(options(first), options(second)):
             names = {**DEFAULT, first: one, second: other}
             found[tuple(names.values())] = names
     return list(found.values())
@@ -121,7 +134,7 @@ def choices() -> list[dict[str, str]]:
 
 def test_combining_by_hand_is_what_composing_gives() -> None:
     names = {"tokenizer": "patches", "positions": "learned", "structure": "full", "score": "cosine",
-             "relation": "relative_2d", "rotary": "halves", "encoder": "transformer", "head": "cls"}  # fmt: skip
+             "relation": "relative_2d", "rotary": "halves", "norm": "batch", "encoder": "transformer", "head": "cls"}  # fmt: skip
     words = [*SMALL, "encoder.num_heads=2", *(f"{part}={name}" for part, name in names.items())]
     composed, faults = plain_config(words)
     assert faults == []
@@ -129,7 +142,7 @@ def test_combining_by_hand_is_what_composing_gives() -> None:
     assert {part: by_hand[part] for part in PARTS} == {part: composed[part] for part in PARTS}
 
 
-@pytest.mark.parametrize("encoder", groups()["encoder"])
+@pytest.mark.parametrize("encoder", PICTURES["encoder"])
 def test_every_two_options_learn_or_say_why_not(encoder: str) -> None:
     tried = [names for names in choices() if names["encoder"] == encoder]
     assert tried

@@ -274,7 +274,7 @@ def test_batch_norm_of_one_value_is_finite_in_both_shapes():
 
 def test_what_would_be_ignored_is_refused():
     closed = Dense(torch.zeros(4, 4).bool())
-    with pytest.raises(ShapeError, match="decides itself who sees whom"):
+    with pytest.raises(ShapeError, match="itself decides who sees whom"):
         ConvEncoder(4, 1)(VectorSet(torch.randn(1, 4, 4), layout="grid", grid=(2, 2), structure=closed))
     with pytest.raises(ConfigError, match="num_layers is at least 1"):
         TransformerEncoder(4, 0, 1)

@@ -66,7 +66,8 @@ class Predictor:
         if isinstance(self.model.head, CtcHead):
             from vsattn.ctc import transcript
 
-            return transcript(logits, self.classes, seconds_per_vector=self.tokenizer.seconds_per_vector)
+            seconds = getattr(self.tokenizer, "seconds_per_vector", None)
+            return transcript(logits, self.classes, seconds_per_vector=seconds)
         if logits.ndim == 2:
             return [self._prediction(row) for row in logits.softmax(-1).tolist()]
         return self._prediction(logits.softmax(-1).tolist())

@@ -31,6 +31,4 @@ def refuse_structure(vector_set: VectorSet, encoder: Encoder) -> None:
     """Raise ShapeError for a set with a structure of its own, which this encoder cannot keep."""
     if not isinstance(vector_set.structure, Full):
         name, structure = type(encoder).__name__, type(vector_set.structure).__name__
-        raise ShapeError(
-            f"{name} decides itself who sees whom, whatever the {structure} of the set; give it a Full set"
-        )
+        raise ShapeError(f"{name} itself decides who sees whom, whatever {structure} says; give it a Full set")
