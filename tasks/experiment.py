@@ -176,12 +176,12 @@ def _stages(model: torch.nn.Module) -> list[Any]:
 def report(result: Result, config: dict[str, Any], started: float) -> None:
     """Draw the plots, complete and write the metrics, and print the table and where everything lies."""
     task, folder, metrics = result.task, result.folder, result.metrics
+    metrics["peak_memory_mb"] = peak_memory()
     curves(result.rows, folder / "plots" / "curves.png", best_epoch=metrics.get("best_epoch"))
     task.draw(folder / "plots", result.data)
     metrics |= floor(task, result.data, config["seed"])
     metrics["parameters"] = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     metrics["seed"] = config["seed"]
-    metrics["peak_memory_mb"] = peak_memory()
     metrics["device"] = str(result.trainer.strategy.root_device)
     metrics |= environment()
     show_tables(metrics)

@@ -151,7 +151,7 @@ def show_tables(metrics: dict[str, Any]) -> None:
         if sys.stdout.isatty():
             _rich(heading, rows)
         else:
-            print("\n" + "\n".join(_aligned([heading, *rows])), flush=True)
+            print("\n" + "\n".join(aligned([heading, *rows])), flush=True)
 
 
 def _rich(heading: list[str], rows: list[list[str]]) -> None:
@@ -167,7 +167,8 @@ def _rich(heading: list[str], rows: list[list[str]]) -> None:
     Console().print(table)
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return the rows as lines of columns, the first to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()

@@ -65,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _launch(words)
     except (ConfigError, ShapeError) as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except VsattnError as error:
-        return _fail(error, 1)
+        return fail(error, 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -110,9 +110,9 @@ def _run_job(config: Any) -> int:
 
         run(plain, Path(settings.runtime.output_dir), started=None if several else STARTED)
     except (ConfigError, ShapeError) as error:
-        return _fail(error, 2)
+        return fail(error, 2)
     except VsattnError as error:
-        return _fail(error, 1)
+        return fail(error, 1)
     except SystemExit as stop:
         raise _stopped(stop) from stop
     return 0
@@ -171,12 +171,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def _fail(error: Exception, code: int) -> int:
+def fail(error: Exception, code: int, command: str = "vsattn.run") -> int:
+    """Print what is wrong, and return the exit code."""
     lines = str(error).splitlines() or [type(error).__name__]
     title = {2: "this cannot be run", 1: "the run failed"}[code]
     faults = sum(not line.startswith(" ") for line in lines)
     count = f" ({faults} faults)" if code == 2 and faults > 1 else ""
-    print("\n".join([f"vsattn.run: {title}{count}", *(f"  {line}" for line in lines)]), file=sys.stderr, flush=True)
+    print("\n".join([f"{command}: {title}{count}", *(f"  {line}" for line in lines)]), file=sys.stderr, flush=True)
     return code
 
 

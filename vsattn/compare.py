@@ -1,0 +1,181 @@
+"""The command: ``python -m vsattn.compare task=image``, one budget and several models; and what length costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vsattn.errors import ConfigError, DataError, VsattnError, nearest
+
+USAGE = """\
+Train a task's attention model and its baselines under one budget, and give one table and one picture.
+
+  python -m vsattn.compare task=labeling                   every model of the task, every seed
+  python -m vsattn.compare task=image compare.seeds=[0,1] trainer.max_epochs=20
+  python -m vsattn.compare task=image models=attention,cnn
+  python -m vsattn.compare task=image '+compare.models.wide=["dim=128"]'
+  python -m vsattn.compare lengths                         time, memory and parameters of encoders against length
+
+Words are those of python -m vsattn.run and hold for every model, and models=NAME,NAME chooses among them. The task's config lists under `compare` the models (each
+a list of words that are added), the seeds, and the metrics of the table. Each run is a process and a folder of its own.
+
+Options:
+  -h, --help             show this and exit
+  -o FOLDER              where everything goes; outputs/compare/TASK/DATE_TIME otherwise
+  -cd, --config-dir DIR  a folder of your own config files
+"""
+
+#: What `compare` in a task's config holds.
+KEYS = ("seeds", "models", "metrics")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 2 for a config that cannot be run, 1 when a run failed, 130."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any(word in ("-h", "--help") for word in words):
+        print(USAGE, end="")
+        return 0
+    from vsattn.run import fail
+
+    try:
+        words, folder = _option(words, "-o", "--output")
+        words, config_dir = _option(words, "-cd", "--config-dir")
+        if words[:1] == ["lengths"]:
+            return _lengths(words[1:], folder)
+        return _compare(words, folder, config_dir)
+    except ConfigError as error:
+        return fail(error, 2, "vsattn.compare")
+    except VsattnError as error:
+        return fail(error, 1, "vsattn.compare")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _option(words: list[str], short: str, long: str) -> tuple[list[str], str | None]:
+    """Take an option and its value out of the words."""
+    for i, word in enumerate(words):
+        if word.startswith(f"{long}="):
+            return [*words[:i], *words[i + 1 :]], word.split("=", 1)[1]
+        if word in (short, long):
+            if i + 1 == len(words):
+                raise ConfigError(f"{word} needs a folder")
+            return [*words[:i], *words[i + 2 :]], words[i + 1]
+    return words, None
+
+
+def _lengths(words: list[str], folder: str | None) -> int:
+    if words:
+        raise ConfigError(f"lengths takes no words but -o FOLDER, not {' '.join(words)}")
+    from vsattn.tasks.lengths import measure_all, report
+
+    target = _folder(folder, "lengths")
+    report(measure_all(), target)
+    return 0
+
+
+def _compare(words: list[str], folder: str | None, config_dir: str | None) -> int:
+    from vsattn.tasks.comparison import collect, report
+
+    own = [] if config_dir is None else ["--config-dir", config_dir]
+    chosen = [name for word in words if word.startswith("models=") for name in word.removeprefix("models=").split(",")]
+    command = " ".join(["python -m vsattn.compare", *words])
+    words = [word for word in words if not word.startswith("models=")]
+    config, plan = _plan(words, chosen, config_dir)
+    runs = {
+        (name, seed): [*words, *extra, f"seed={seed}"]
+        for name, extra in plan["models"].items()
+        for seed in plan["seeds"]
+    }
+    _check(runs, config_dir)
+    target = _folder(folder, config["task"]["_target_"].split(".")[-2])
+    print(
+        f"{len(plan['models'])} models x {len(plan['seeds'])} seeds: {', '.join(plan['models'])}; {target}", flush=True
+    )
+    failed = 0
+    for (name, seed), arguments in runs.items():
+        failed += not _run(arguments, own, target / name / f"seed_{seed}")
+    rows = collect(target, plan["models"], plan["seeds"], plan["metrics"])
+    report(rows, plan["metrics"], target, command=command)
+    return 1 if failed else 0
+
+
+def _plan(words: list[str], chosen: list[str], config_dir: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config of the words, and what is to be compared: all of its models, or the chosen ones."""
+    from vsattn.compose import plain_config
+
+    config, faults = plain_config(words, config_dir=config_dir)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    plan = dict(config.get("compare") or {})
+    if not plan:
+        raise ConfigError("compare: this task's config lists nothing to compare; add +compare.models={NAME: [WORDS]}")
+    faults = [f"compare.{key}: there is no such setting; {nearest(key, KEYS)}" for key in plan if key not in KEYS]
+    faults += [f"compare.{key}: is missing" for key in KEYS if key not in plan]
+    models, seeds, metrics = (plan.get(key) for key in ("models", "seeds", "metrics"))
+    if not isinstance(models, dict) or not models or not all(isinstance(m, list) for m in models.values()):
+        faults.append(f"compare.models: names with lists of words, such as {{rnn: [encoder=rnn]}}, not {models!r}")
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        faults.append(f"compare.seeds: a list of whole numbers, such as [0,1,2], not {seeds!r}")
+    if not isinstance(metrics, list) or not metrics or not all(isinstance(name, str) for name in metrics):
+        faults.append(f"compare.metrics: a list of names in metrics.json, such as [test/accuracy], not {metrics!r}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    missing = [
+        f"models={name}: there is no such model; {nearest(name, models)}" for name in chosen if name not in models
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
+    return config, {**plan, "models": {name: models[name] for name in chosen or models}}
+
+
+def _check(runs: dict[tuple[str, int], list[str]], config_dir: str | None) -> None:
+    """Raise ConfigError with all that is wrong with any of the runs, before the first starts."""
+    from vsattn.compose import plain_config
+    from vsattn.tasks.checks import faults as faults_of
+
+    faults = []
+    checked: set[str] = set()
+    for (name, _), words in runs.items():
+        if name in checked:
+            continue
+        checked.add(name)
+        config, found = plain_config(words, config_dir=config_dir)
+        faults += [f"{name}: {fault}" for fault in [*found, *faults_of(config)]]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _run(words: list[str], options: list[str], folder: Path) -> bool:
+    """Run one model in a process of its own, whose words go to ``log.txt``, and say how it went."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / f"{folder.name}.log"
+    started = time.time()
+    with log.open("w", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "vsattn.run", *words, *options, f"hydra.run.dir='{folder}'"]
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    name = f"{folder.parent.name} {folder.name}"
+    if code:
+        last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no word"])[-1]
+        print(f"{name}: failed with exit code {code} ({last.strip()}); see {log}", flush=True)
+    else:
+        print(f"{name}: {time.time() - started:.0f} s", flush=True)
+    return code == 0
+
+
+def _folder(given: str | None, name: str) -> Path:
+    folder = Path(given) if given else Path("outputs") / "compare" / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder} holds something already; choose another folder with -o FOLDER")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
