@@ -46,9 +46,11 @@ def reach(encoder: nn.Module, length: int, index: int) -> tuple[int, int]:
     The output's gradient with respect to each input vector says so: it is 0 exactly where there is no path.
     """
     generator = torch.Generator().manual_seed(0)
-    x, direction = torch.randn(2, 1, length, DIM, generator=generator, dtype=torch.float64)  # (a norm's outputs sum to 0)
+    # In float64, because an LSTM's gradient fades below the least number of float32; along a random direction, because
+    # the outputs of a norm have a sum that is always 0.
+    x, direction = torch.randn(2, 1, length, DIM, generator=generator, dtype=torch.float64)
     x.requires_grad_()
-    output = encoder.double().eval()(VectorSet(x, layout="sequence")).x  # an LSTM's gradient fades below float32's least
+    output = encoder.double().eval()(VectorSet(x, layout="sequence")).x
     (output * direction)[0, index].sum().backward()
     assert x.grad is not None
     seen = x.grad[0].abs().amax(-1).nonzero().flatten()
@@ -150,7 +152,8 @@ def picture(rows: list[dict[str, Any]], path: Path) -> Path:
             style = {"color": colormaps["tab10"](i)}
         for axis, (key, _) in zip(axes, panels):
             drawn = [row for row in own if row[key] > 0]
-            axis.plot([r["length"] for r in drawn], [r[key] for r in drawn], marker="o", markersize=3, label=name, **style)
+            lengths, values = [row["length"] for row in drawn], [row[key] for row in drawn]
+            axis.plot(lengths, values, marker="o", markersize=3, label=name, **style)
         axes[2].barh(len(names) - i, own[0]["parameters"] / 1000, color=style["color"])
     for axis, (_, label) in zip(axes, panels):
         axis.set(xscale="log", yscale="log", xlabel="N, vectors in the set", ylabel=label)

@@ -20,8 +20,9 @@ Train a task's attention model and its baselines under one budget, and give one 
   python -m vsattn.compare task=image '+compare.models.wide=["dim=128"]'
   python -m vsattn.compare lengths                         time, memory and parameters of encoders against length
 
-Words are those of python -m vsattn.run and hold for every model, and models=NAME,NAME chooses among them. The task's config lists under `compare` the models (each
-a list of words that are added), the seeds, and the metrics of the table. Each run is a process and a folder of its own.
+Words are those of python -m vsattn.run and hold for every model; models=NAME,NAME chooses among them. The task's config
+lists under `compare` the models (each a list of words that are added), the seeds, and the metrics of the table. Each
+run is a process and a folder of its own.
 
 Options:
   -h, --help             show this and exit
@@ -116,7 +117,8 @@ def _plan(words: list[str], chosen: list[str], config_dir: str | None) -> tuple[
         raise ConfigError("compare: this task's config lists nothing to compare; add +compare.models={NAME: [WORDS]}")
     faults = [f"compare.{key}: there is no such setting; {nearest(key, KEYS)}" for key in plan if key not in KEYS]
     faults += [f"compare.{key}: is missing" for key in KEYS if key not in plan]
-    models, seeds, metrics = (plan.get(key) for key in ("models", "seeds", "metrics"))
+    models: Any = plan.get("models")
+    seeds, metrics = plan.get("seeds"), plan.get("metrics")
     if not isinstance(models, dict) or not models or not all(isinstance(m, list) for m in models.values()):
         faults.append(f"compare.models: names with lists of words, such as {{rnn: [encoder=rnn]}}, not {models!r}")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from vsattn.errors import ConfigError, DataError, VsattnError, nearest
 
@@ -16,8 +16,8 @@ Answer for files with a trained model.
   python -m vsattn.predict ckpt=outputs/labeling/DATE_TIME input=text.conllu > tagged.conllu
   python -m vsattn.predict ckpt=FOLDER/checkpoints/best.ckpt input=a.wav,b.flac output=answers.tsv
 
-ckpt is a checkpoint or the folder of a run. What comes out depends on the model's task: CoNLL-U for words, lines of labels or
-of text with times for sound, CSV for the nodes of a graph, a line a picture.
+ckpt is a checkpoint or the folder of a run. What comes out depends on the model's task: CoNLL-U for words, lines of
+labels or of text with times for sound, CSV for the nodes of a graph, a line a picture.
 """
 
 KEYS = ("ckpt", "input", "output")
@@ -70,7 +70,7 @@ def _predict(ckpt: str, inputs: list[Path], output: str | None) -> None:
     from vsattn.tasks.base import Task
 
     predictor = load(ckpt)
-    task = resolve(read(ckpt)["vsattn"]["config"]["task"]["_target_"])
+    task: Any = resolve(read(ckpt)["vsattn"]["config"]["task"]["_target_"])
     if not issubclass(task, Task):
         raise DataError(f"{ckpt} was trained by {task.__name__}, which is no task")
     with _open(output) as out:

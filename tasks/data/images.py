@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ from vsattn.tokenizers.images import read_image
 
 from .base import Augment, Data, split_off
 from .download import load_split
+from .folders import ClassFolders
 
 #: Endings that `ImageFolder` reads.
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-
-#: Files that file managers leave in picture folders.
-LITTER = ("thumbs.db", "desktop.ini")
 
 
 class TensorImages:
@@ -146,72 +143,16 @@ class ImageFolder(_ImagesOnDisk):
     """
 
     def setup(self, seed: int) -> None:
-        if not self.root.is_dir():
-            raise DataError(f"there is no folder {self.root}; data=image_folder reads data.root=FOLDER")
-        self.classes = self._class_names("train")
-        training, self.test = self._files("train"), self._files("test")
-        if (self.root / "val").is_dir():
-            self.train, self.val = training, self._files("val")
+        folders = ClassFolders(self.root, EXTENSIONS, "picture")
+        self.classes = folders.classes
+        paths, targets = folders.files("train")
+        self.test = ImageFiles(*folders.files("test"))
+        if folders.has("val"):
+            self.train, self.val = ImageFiles(paths, targets), ImageFiles(*folders.files("val"))
             return
-        rest, part = split_off(training.targets, self.val_fraction, seed)
+        rest, part = split_off(targets, self.val_fraction, seed)
         if not part:
             raise DataError(f"{self.root / 'train'} has too few pictures to set some aside; give a val folder")
-        self.train = ImageFiles([training.paths[i] for i in rest], [training.targets[i] for i in rest])
-        self.val = ImageFiles([training.paths[i] for i in part], [training.targets[i] for i in part])
-
-    def _class_names(self, split: str) -> list[str]:
-        folder = self.root / split
-        if not folder.is_dir():
-            raise DataError(
-                f"there is no folder {folder}; {self.root} needs train/, test/ and perhaps val/: {self._example(split)}"
-            )
-        entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-        stray = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in EXTENSIONS]
-        if stray:
-            raise DataError(f"{stray[0]} lies in no class folder: {self._example(split)}")
-        names = [entry.name for entry in entries if entry.is_dir()]
-        if len(names) < (2 if split == "train" else 1):
-            raise DataError(f"{folder} needs one folder per class, {names or 'none'} found: {self._example(split)}")
-        return names
-
-    def _files(self, split: str) -> ImageFiles:
-        extra = sorted(set(self._class_names(split)) - set(self.classes))
-        if extra:
-            raise DataError(
-                f"{self.root / split} has classes that train does not know: {', '.join(extra)}; "
-                f"train has: {', '.join(self.classes)}"
-            )
-        paths: list[Path] = []
-        targets: list[int] = []
-        for target, name in enumerate(self.classes):
-            folder = self.root / split / name
-            found = sorted(_visible_files(folder))
-            pictures = [path for path in found if path.suffix.lower() in EXTENSIONS]
-            others = [path for path in found if path.suffix.lower() not in EXTENSIONS]
-            if others:
-                raise DataError(
-                    f"{others[0]} is no picture file; move it away, or hide it with a leading dot "
-                    f"(picture files end in {' '.join(EXTENSIONS)})"
-                )
-            if not pictures and split == "train":
-                raise DataError(f"class folder {folder} holds no picture; fill it, or remove it")
-            paths += pictures
-            targets += [target] * len(pictures)
-        if not paths:
-            raise DataError(f"{self.root / split} holds no picture")
-        return ImageFiles(paths, targets)
-
-    def _example(self, split: str) -> str:
-        return f"pictures lie like {self.root / split / 'cat' / '1.png'}, where cat is a class"
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder but hidden ones and those that file managers leave behind."""
-    seen: set[str] = set()
-    for base, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(base)) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(base) / name for name in files if not name.startswith(".") and name.lower() not in LITTER)
+        self.train, self.val = (
+            ImageFiles([paths[i] for i in chosen], [targets[i] for i in chosen]) for chosen in (rest, part)
+        )
