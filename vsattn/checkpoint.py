@@ -148,4 +148,4 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the weights in {path} do not fit the model of its config: {' '.join(lines)}") from None
-    return Predictor(model.to(device), tokenizer, held["classes"])
+    return Predictor(model.to(device), tokenizer, held["classes"], config=config)

@@ -30,6 +30,14 @@ class Head(nn.Module):
         """Return the logits."""
         return self.classify(self.dropout(self.features(vector_set)))
 
+    def labels(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the classes that are answered, ``(B,)`` or ``(B, N)``; ``mask (B, N)`` says which vectors are real."""
+        return logits.argmax(-1)
+
+    def probabilities(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the probability of each class for each answer, of the shape of ``logits``."""
+        return logits.softmax(-1)
+
 
 class VectorHead(Head):
     """One answer per vector; prefix vectors get none: ``(B, N - num_prefix, C)``."""

@@ -19,7 +19,7 @@ from vsattn.tokenizers.base import Tokenizer
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: the likeliest label, its probability, and the probability of every label."""
+    """One answer: the label, its probability, and the probability of every label."""
 
     label: str
     probability: float
@@ -33,10 +33,14 @@ class Predictor:
         model: put into evaluation mode.
         tokenizer: fitted.
         classes: the C names.
+        config: what the run was made from, where that is known.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, classes: Sequence[str], *, config: dict[str, Any] | None = None
+    ) -> None:
         self.model, self.tokenizer, self.classes = model.eval(), tokenizer, list(classes)
+        self.config = config or {}
 
     def predict(self, items: Iterable[Any], *, batch_size: int = 64) -> list[Any]:
         """Answer for items, such as image paths, lists of words, sound files or graphs.
@@ -68,14 +72,15 @@ class Predictor:
 
             seconds = getattr(self.tokenizer, "seconds_per_vector", None)
             return transcript(logits, self.classes, seconds_per_vector=seconds)
-        if logits.ndim == 2:
-            return [self._prediction(row) for row in logits.softmax(-1).tolist()]
-        return self._prediction(logits.softmax(-1).tolist())
+        head = self.model.head
+        labels, probabilities = (answer(logits[None])[0].tolist() for answer in (head.labels, head.probabilities))
+        if logits.ndim == 1:
+            return self._prediction(labels, probabilities)
+        return [self._prediction(label, row) for label, row in zip(labels, probabilities, strict=True)]
 
-    def _prediction(self, probabilities: list[float]) -> Prediction:
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+    def _prediction(self, label: int, probabilities: list[float]) -> Prediction:
         named = dict(zip(self.classes, probabilities, strict=True))
-        return Prediction(self.classes[best], probabilities[best], named)
+        return Prediction(self.classes[label], probabilities[label], named)
 
     def _each(self, items: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
         """Yield the logits of each item, ``(C,)`` or ``(N_i, C)``."""
