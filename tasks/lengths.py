@@ -155,8 +155,9 @@ def picture(rows: list[dict[str, Any]], path: Path) -> Path:
             lengths, values = [row["length"] for row in drawn], [row[key] for row in drawn]
             axis.plot(lengths, values, marker="o", markersize=3, label=name, **style)
         axes[2].barh(len(names) - i, own[0]["parameters"] / 1000, color=style["color"])
-    for axis, (_, label) in zip(axes, panels):
-        axis.set(xscale="log", yscale="log", xlabel="N, vectors in the set", ylabel=label)
+    for axis, (key, label) in zip(axes, panels):
+        measured = any(row[key] > 0 for row in rows)  # memory need not grow beyond what was held before
+        axis.set(xscale="log", yscale="log" if measured else "linear", xlabel="N, vectors in the set", ylabel=label)
         axis.set_xticks(LENGTHS[::2], [f"{n:,}" for n in LENGTHS[::2]], minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)

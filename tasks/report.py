@@ -17,7 +17,9 @@ import numpy as np
 import vsattn
 
 #: Packages whose versions are reported.
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "scikit-learn")
+PACKAGES = (
+    "torch", "torchvision", "torchaudio", "torch-geometric", "lightning", "torchmetrics", "numpy", "scikit-learn"
+)  # fmt: skip
 
 
 def classification(
@@ -101,6 +103,10 @@ def git_revision(checkout: Path) -> str | None:
 
 def peak_memory() -> float | None:
     """Return the most memory that this process has held so far, in MB; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, whose getrusage counts what a process held before it became this program
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1e3
     try:
         import resource
     except ImportError:  # Windows

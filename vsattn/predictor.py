@@ -73,7 +73,8 @@ class Predictor:
             seconds = getattr(self.tokenizer, "seconds_per_vector", None)
             return transcript(logits, self.classes, seconds_per_vector=seconds)
         head = self.model.head
-        labels, probabilities = (answer(logits[None])[0].tolist() for answer in (head.labels, head.probabilities))
+        labels: Any = head.labels(logits[None])[0].tolist()
+        probabilities = head.probabilities(logits[None])[0].tolist()
         if logits.ndim == 1:
             return self._prediction(labels, probabilities)
         return [self._prediction(label, row) for label, row in zip(labels, probabilities, strict=True)]
