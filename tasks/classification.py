@@ -52,9 +52,12 @@ class ClassificationTask(Task):
         classes: their names.
         optimizer, schedule, recipe: see :class:`Task`.
         label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
+        consistency: in training every batch passes twice, and what dropout makes the two answers differ is a loss of
+            this weight: half the Kullback-Leibler divergences of the two from each other, each way (Wu et al. 2021,
+            "R-Drop", section 2.1). 0 is one pass.
 
     Raises:
-        ConfigError: for a smoothing outside that range.
+        ConfigError: for a smoothing outside that range, or a negative weight.
         DataError: for fewer than two classes.
     """
 
@@ -68,14 +71,17 @@ class ClassificationTask(Task):
         schedule: Callable[..., LRScheduler] | None = None,
         recipe: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
+        consistency: float = 0.0,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"task.label_smoothing is in [0, 1), not {label_smoothing}")
+        if not consistency >= 0:
+            raise ConfigError(f"task.consistency is 0 (off) or positive, not {consistency}")
         if len(classes) < 2:
             raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
         self.num_classes = len(classes)
         super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.consistency = label_smoothing, consistency
 
     def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
         """Return the function that batches."""
@@ -86,8 +92,15 @@ class ClassificationTask(Task):
         return self.cross_entropy(output, batch["target"], 0.0)
 
     def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean cross-entropy with label smoothing."""
-        return self.cross_entropy(output, batch["target"], self.label_smoothing)
+        """Return the mean cross-entropy with label smoothing, and the divergence from a second pass."""
+        target = batch["target"]
+        loss = self.cross_entropy(output, target, self.label_smoothing)
+        if not self.consistency:
+            return loss
+        again = self(batch)
+        both = (loss + self.cross_entropy(again, target, self.label_smoothing)) / 2
+        labelled = slice(None) if target.is_floating_point() else target != IGNORED
+        return both + self.consistency * divergence(output[labelled], again[labelled])
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean over labelled vectors (or sets) of the cross-entropy; 0 where none is labelled.
@@ -134,6 +147,13 @@ class ClassificationTask(Task):
         loss = F.cross_entropy(logits.double(), targets)
         scores = classification(targets.numpy(), logits.argmax(-1).numpy(), self.classes, seed=seed)
         return {"test/loss": float(loss), **scores}
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean over rows of ``(KL(p, q) + KL(q, p)) / 2`` for two logits ``(n, C)``, in nats; 0 for no rows."""
+    log_p, log_q = (logits.float().log_softmax(-1) for logits in (first, second))
+    total = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / 2
+    return total / max(1, len(first))
 
 
 def joined(remembered: list[Any]) -> tuple[Tensor, Tensor]:
