@@ -20,10 +20,13 @@ USAGE = """\
 Train and test a model that attends over sets of vectors.
 
   python -m vsattn.run task=image                          the digits of scikit-learn, about a minute
-  python -m vsattn.run task=image encoder=cnn              the baseline
+  python -m vsattn.run task=labeling                       tokens of Python's own library by what they are there for
+  python -m vsattn.run task=speech                         synthetic vowels; task=recognition: strings of them
+  python -m vsattn.run task=node                           the digits as a graph of nearest neighbours
+  python -m vsattn.run task=labeling encoder=birnn         a baseline; python -m vsattn.compare task=... trains them all
   python -m vsattn.run task=image tokenizer=pixels         each pixel one vector
   python -m vsattn.run task=image score=additive positions=learned optimizer.lr=0.001
-  python -m vsattn.run experiment=fashion_mnist paths.data=FOLDER
+  python -m vsattn.run experiment=ud_ewt paths.data=FOLDER the recipe of a standard data set
   python -m vsattn.run task=image data=image_folder data.root=FOLDER
   python -m vsattn.run task=image debug=fast               one batch of everything
   python -m vsattn.run -m task=image seed=0,1,2            three runs

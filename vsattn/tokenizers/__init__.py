@@ -6,9 +6,17 @@ from vsattn.lazy import on_demand
 
 _HOME_OF = {
     "Tokenizer": "vsattn.tokenizers.base",
+    "AudioFrames": "vsattn.tokenizers.audio",
+    "SpecAugment": "vsattn.tokenizers.spec_augment",
     "Pixels": "vsattn.tokenizers.pixels",
     "Patches": "vsattn.tokenizers.patches",
     "ConvStem": "vsattn.tokenizers.conv_stem",
+    "Graph": "vsattn.tokenizers.graph",
+    "GraphNodes": "vsattn.tokenizers.graph_nodes",
+    "Words": "vsattn.tokenizers.words",
+    "Characters": "vsattn.tokenizers.characters",
+    "Spelling": "vsattn.tokenizers.spelling",
+    "WordFeatures": "vsattn.tokenizers.spelling",
 }
 
 __all__ = sorted(_HOME_OF)

@@ -1,0 +1,179 @@
+"""Label the words of sentences: a list of words in, one label per word out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+from torch import Tensor
+from torchmetrics import Metric
+
+from vsattn.build import parameters_of, resolve
+from vsattn.crf import CrfHead
+
+from .classification import IGNORED, ClassificationTask
+from .data.base import Data
+from .data.columns import entity_scores
+from .data.conllu import Sentence, new_sentence, read_conllu, read_lines
+from .data.python_source import MAX_LENGTH, sentences_of
+from .plots import confusion
+from .report import bootstrap, classification
+from .words_plots import Row, choose, draw_sentences, two_ways
+
+if TYPE_CHECKING:
+    from vsattn.predictor import Predictor
+
+
+class LabelingTask(ClassificationTask):
+    """One label per word, by cross-entropy; with ``head=crf`` the labels of a sentence are learned and found together.
+
+    Its arguments are those of :class:`~vsattn.tasks.classification.ClassificationTask`.
+    """
+
+    floor_name = "most frequent label of each word"
+
+    def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+        """Return the mean loss per word.
+
+        With a conditional random field the negative log-likelihood of the sentences takes the place of the
+        cross-entropy; what label smoothing gives to all C labels alike is read from the words' own logits e:
+        ``((1 - s) NLL - s sum_i mean_c log softmax(e_i)[c]) / n`` for n words.
+        """
+        head = getattr(self.model, "head", None)
+        if not isinstance(head, CrfHead):
+            return super().cross_entropy(output, target, label_smoothing)
+        mask = target != IGNORED
+        total = (1 - label_smoothing) * head.negative_log_likelihood(output, target, mask)
+        if label_smoothing:
+            total = total - label_smoothing * output.log_softmax(-1).mean(-1)[mask].sum()
+        return total / mask.sum().clamp(min=1)
+
+    def predicted(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the predicted classes ``(B, N)`` for the logits ``(B, N, C)`` of a batch."""
+        return self.model.head.labels(output, batch["mask"])  # type: ignore[operator, union-attr]
+
+    def measure(self, metrics: dict[str, Metric], output: Tensor, batch: dict[str, Tensor]) -> None:
+        """Count right words."""
+        metrics["accuracy"].update(self.predicted(output, batch), batch["target"])
+
+    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """Keep predictions and targets of the words, in order ``(n,)``, and the sum of their losses."""
+        words = batch["target"] != IGNORED
+        predictions, targets = self.predicted(output, batch)[words], batch["target"][words]
+        return predictions.cpu().numpy(), targets.cpu().numpy(), float(self.loss(output, batch)) * len(targets)
+
+    def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
+        """Return loss, accuracy and the scores of each label; accuracy over kinds of words; scores of entities.
+
+        ``test/accuracy_known`` is over words that training has, ``_unknown`` over the others, and ``_ambiguous`` over
+        words that training has with several labels, which context must tell apart; each with its interval, and
+        ``test/words_known`` and so on say how many there are.
+        """
+        predictions, targets, losses = _joined(remembered)
+        scores = {"test/loss": losses / len(targets)}
+        scores |= classification(targets, predictions, self.classes, seed=seed)
+        sentences, labels = tested(data, len(targets)), label_counts(data)
+        kinds = np.array([len(labels.get(word, ())) for word in chain.from_iterable(sentences)])
+        right = predictions == targets
+        for name, chosen in (("known", kinds > 0), ("unknown", kinds == 0), ("ambiguous", kinds > 1)):
+            scores[f"test/words_{name}"] = int(chosen.sum())
+            if chosen.any():
+                low, high = bootstrap(right[chosen], seed=seed)
+                scores |= {f"test/accuracy_{name}": float(right[chosen].mean())}
+                scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
+        if getattr(data, "entities", False):
+            scores |= entity_scores(*(self._named(part, sentences) for part in (targets, predictions)))
+        return scores
+
+    def floor(self, data: Data) -> np.ndarray | None:
+        """Judge the most frequent label of each word of training, and the most frequent of all for other words."""
+        labels = label_counts(data)
+        every = sum(labels.values(), Counter[int]()).most_common(1)[0][0]
+        best = {word: counts.most_common(1)[0][0] for word, counts in labels.items()}
+        count = len(_joined(self.remembered)[1])
+        truth = chain.from_iterable(data.test[i][1] for i in range(len(data.test)))
+        guess = (best.get(word, every) for word in chain.from_iterable(tested(data, count)))
+        return np.fromiter((a == b for a, b in zip(guess, truth)), bool, count)
+
+    def draw(self, folder: Path, data: Data) -> list[Path]:
+        """Draw the confusion matrix and some test sentences, and print a word that is labelled in two ways."""
+        predictions, targets, _ = _joined(self.remembered)
+        files = [confusion(targets, predictions, self.classes, folder / "confusion.png")]
+        sentences = tested(data, len(targets))
+        guess, truth = (self._named(part, sentences) for part in (predictions, targets))
+        rows: list[Row] = list(zip(sentences, guess, truth, strict=True))
+        pair = two_ways(rows)
+        if pair is not None:
+            print(f"\none spelling, two labels: {pair.describe()}", flush=True)
+        right = predictions == targets
+        title = f"{right.sum()} of {len(right)} words right ({100 * right.mean():.2f}%)"
+        files.append(draw_sentences(choose(rows, pair), title, folder, marked=pair.word if pair else None))
+        return files
+
+    @staticmethod
+    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
+        """Write CoNLL-U: a CoNLL-U file (``.conllu``) as it is but for the predicted column, or a new one of words.
+
+        Other files are read as text, one sentence a line with spaces between the words; Python sources (``.py``) as
+        tokens. Labels that have no column of their own are written into MISC, as ``Label=...``.
+
+        Raises:
+            DataError: naming a file that cannot be read, and the line.
+        """
+        settings = predictor.config.get("data", {})
+        parameters = parameters_of(resolve(settings["_target_"])) if settings else {}
+        known = {name: settings.get(name, parameter.default) for name, parameter in parameters.items()}
+        column = known.get("column", "misc:Label")
+        written = ""
+        for path in inputs:
+            if written and not written.endswith(("\n\n", "\n\r\n")):  # a file may end within its last sentence
+                out.write("\n" if written.endswith("\n") else "\n\n")
+            sentences = _read(Path(path), known.get("max_length", MAX_LENGTH))
+            answers = predictor.predict(sentence.words for sentence in sentences)
+            for sentence, answer in zip(sentences, answers, strict=True):
+                written = sentence.filled(column, [word.label for word in answer])
+                out.write(written)
+
+    def _named(self, flat: np.ndarray, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Cut classes ``(n,)`` into sentences, and name them."""
+        ends = np.cumsum([len(words) for words in sentences])[:-1]
+        return [[self.classes[i] for i in part] for part in np.split(flat, ends)]
+
+
+def _joined(remembered: list[Any]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return predictions and targets ``(n,)`` of all tested words, and the sum of their losses."""
+    predictions, targets, losses = zip(*remembered, strict=True)
+    return np.concatenate(predictions), np.concatenate(targets), float(sum(losses))
+
+
+def tested(data: Data, count: int) -> list[Sequence[str]]:
+    """Return the test sentences that hold the first ``count`` words of the split; the rest was not tested."""
+    sentences: list[Sequence[str]] = []
+    for index in range(len(data.test)):
+        if count <= 0:
+            break
+        sentences.append(data.test[index][0])
+        count -= len(sentences[-1])
+    return sentences
+
+
+def label_counts(data: Data) -> dict[str, Counter[int]]:
+    """Return how often each word of the training split has each class."""
+    counts: dict[str, Counter[int]] = {}
+    for index in range(len(data.train)):
+        for word, target in zip(*data.train[index], strict=True):
+            counts.setdefault(word, Counter())[target] += 1
+    return counts
+
+
+def _read(path: Path, max_length: int) -> list[Sentence]:
+    """Return the sentences of a file that is to be labelled."""
+    if path.suffix == ".conllu":
+        return read_conllu(path)
+    if path.suffix == ".py":
+        return [new_sentence(words) for words, _ in sentences_of(path, max_length)]
+    return [new_sentence(line.split()) for line in read_lines(path) if line.strip()]
