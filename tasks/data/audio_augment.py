@@ -1,0 +1,101 @@
+"""Distortions of training clips, as samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsattn.errors import ConfigError
+
+from .base import Augment
+
+#: The random equaliser has its own gain at so many equally spaced frequencies.
+EQUALISER_POINTS = 6
+
+#: Fourier transforms have multiples of this size, which makes them ten times faster than odd ones.
+BLOCK = 64
+
+
+class AudioAugment(Augment):
+    """Random speed, equaliser, shift, level and noise of one clip, in this order; a plain picklable callable.
+
+    Args:
+        speed: played up to this share faster or slower: tempo, pitch and formants move together (Ko et al. 2015).
+        equaliser: gains of up to so many decibels either way, drawn at six frequencies and interpolated between them.
+        shift: so many seconds at most are cut off at the start, or put there as silence.
+        gain: the level changes by up to so many decibels either way.
+        noise: the range, lowest first, from which the signal-to-noise ratio in decibels is drawn; None adds none. The
+            noise is between white and pink.
+
+    Raises:
+        ConfigError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        speed: float = 0.0,
+        equaliser: float = 0.0,
+        shift: float = 0.0,
+        gain: float = 0.0,
+        noise: Sequence[float] | None = None,
+    ) -> None:
+        if not 0 <= speed < 1:
+            raise ConfigError(f"AudioAugment.speed is in [0, 1), not {speed}")
+        for name, value in (("equaliser", equaliser), ("shift", shift), ("gain", gain)):
+            if value < 0:
+                raise ConfigError(f"AudioAugment.{name} must not be negative, but is {value}")
+        if noise is not None and (len(noise) != 2 or noise[0] > noise[1]):
+            raise ConfigError(f"AudioAugment.noise is null or [lowest, highest] in decibels, not {list(noise)}")
+        self.speed, self.equaliser, self.shift, self.gain = speed, equaliser, shift, gain
+        self.noise = None if noise is None else (float(noise[0]), float(noise[1]))
+
+    @property
+    def moves_time(self) -> bool:
+        """Whether labels of stretches of time would no longer fit."""
+        return bool(self.speed or self.shift)
+
+    def __call__(self, item: tuple[Tensor, int]) -> tuple[Any, int]:
+        """Distort ``(samples (S,), rate in Hz)``."""
+        samples, rate = item
+        if self.speed or self.equaliser:
+            samples = self._filtered(samples)
+        if self.shift:
+            move = int(_between(-self.shift, self.shift) * rate)
+            samples = F.pad(samples, (move, 0)) if -move < len(samples) else samples
+        if self.noise is not None:
+            samples = samples + _noise_for(samples, _between(*self.noise))
+        return samples * 10 ** (_between(-self.gain, self.gain) / 20), rate
+
+    def _filtered(self, samples: Tensor) -> Tensor:
+        """Change the speed by a Fourier transform of another size, exactly for what is below both half rates."""
+        spectrum, count = torch.fft.rfft(samples, n=_whole(len(samples))), len(samples)
+        if self.equaliser:
+            gains = self.equaliser * (2 * torch.rand(1, 1, EQUALISER_POINTS) - 1)
+            curve = F.interpolate(gains, size=len(spectrum), mode="linear", align_corners=True)[0, 0]
+            spectrum = spectrum * 10 ** (curve / 20)
+        size = _whole(count)
+        new = _whole(round(size / (1 + _between(-self.speed, self.speed)) - BLOCK / 2))
+        return torch.fft.irfft(spectrum, n=new)[: max(1, round(count * new / size))] * (new / size)
+
+
+def _whole(count: int) -> int:
+    """Return the next multiple of `BLOCK`."""
+    return BLOCK * max(1, -(-count // BLOCK))
+
+
+def _between(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _noise_for(samples: Tensor, ratio: float) -> Tensor:
+    """Return noise of a power ``ratio`` decibels below that of the samples, its spectrum 0 to 3 dB an octave down."""
+    white = torch.fft.rfft(torch.randn(_whole(len(samples))))
+    slope = (1 + torch.arange(len(white))) ** (-0.5 * float(torch.rand(())))
+    noise = torch.fft.irfft(white * slope)[: len(samples)]
+    power = noise.square().mean().clamp(min=1e-20)
+    return noise * (samples.square().mean() / power * 10 ** (-ratio / 10)).sqrt()

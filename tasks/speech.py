@@ -1,0 +1,190 @@
+"""Classify sound: one label per clip, or one per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vsattn.errors import ConfigError, DataError
+from vsattn.tokenizers.audio import AudioFrames
+from vsattn.tokenizers.waveforms import to_waveform
+
+from .classification import IGNORED, ClassificationTask, Collate, joined
+from .data.audio import EXTENSIONS, Segment
+from .data.base import Data
+from .data.folders import visible_files
+from .image import spread
+from .plots import confusion
+from .report import linear_floor
+from .speech_plots import clips, timelines
+
+if TYPE_CHECKING:
+    from vsattn.predictor import Predictor
+
+#: Clips in the drawn figures.
+SHOWN_CLIPS, SHOWN_TIMELINES = 20, 6
+
+#: Logistic regression learns from so many clips, or vectors, at most.
+FLOOR_CLIPS, FLOOR_VECTORS = 5000, 10_000
+
+
+class SpeechCollate(Collate):
+    """``(clip, target)`` pairs to a batch; a target that is a list of `Segment` becomes one label per vector.
+
+    A vector has the label of the segment in which its centre lies, or `IGNORED`.
+
+    Raises:
+        ConfigError: for segments and an augmentation that moves time.
+    """
+
+    def __call__(self, pairs: list[Any]) -> dict[str, Tensor]:
+        """Batch the pairs."""
+        if not pairs or isinstance(pairs[0][1], int):
+            return super().__call__(pairs)
+        tokenizer = self.tokenizer
+        assert isinstance(tokenizer, AudioFrames)
+        if self.train and tokenizer.spec_augment is not None and tokenizer.spec_augment.stretch:
+            raise ConfigError("labels in time do not fit stretched clips: set tokenizer.spec_augment.stretch=0")
+        batch = tokenizer.collate([item for item, _ in pairs], train=self.train)
+        counts = tokenizer.counts(batch).tolist()
+        labels = [labels_at(tokenizer.vector_times(n), target) for n, (_, target) in zip(counts, pairs, strict=True)]
+        return {**batch, "target": pad_sequence(labels, True, IGNORED)}
+
+
+def labels_at(times: Tensor, segments: Sequence[Segment]) -> Tensor:
+    """Return the labels ``(n,)`` at ``times (n,)``, in seconds; `IGNORED` outside of all segments."""
+    labels = torch.full(times.shape, IGNORED)
+    for start, end, label in segments:
+        labels[(times >= start) & (times < end)] = label
+    return labels
+
+
+class SpeechTask(ClassificationTask):
+    """Classification of clips, or of every vector of them with ``head=vector``.
+
+    Args:
+        model: batch -> logits ``(B, C)`` or ``(B, N, C)``.
+        tokenizer: fitted `AudioFrames`.
+        classes, optimizer, schedule, recipe, label_smoothing: see :class:`ClassificationTask`.
+    """
+
+    floor_name = "logistic regression on mean log-mel"
+
+    def collator(self, train: bool) -> SpeechCollate:
+        """Return the function that batches."""
+        return SpeechCollate(self.tokenizer, train=train)
+
+    def floor(self, data: Data) -> np.ndarray | None:
+        """Judge logistic regression on each clip's mean log-mel spectrum, or on that of each vector's middle frame."""
+        own = self.tokenizer
+        assert isinstance(own, AudioFrames)
+        if not isinstance(data.test[0][1], int):
+            self.floor_name = "logistic regression on the log-mel of one frame"
+        plain = AudioFrames(
+            sample_rate=own.sample_rate,
+            window=own.window / own.sample_rate,
+            hop=own.hop / own.sample_rate,
+            normalise="none",
+            strides=own.strides,
+            max_vectors=own.max_vectors,
+        )
+        few = range(0, len(data.train), max(1, -(-len(data.train) // FLOOR_CLIPS)))
+        train, train_targets = _log_mels(plain, (data.train[i] for i in few))
+        test, test_targets = _log_mels(plain, (data.test[i] for i in range(len(data.test))))
+        every = max(1, -(-len(train) // FLOOR_VECTORS))
+        return linear_floor(train[::every], train_targets[::every], test, test_targets)
+
+    @staticmethod
+    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
+        """Write ``path, label, probability`` of each file, or ``path, start, end, label`` of each stretch of time.
+
+        Times are in seconds; columns are separated by tabs. A folder stands for all sound files below it.
+
+        Raises:
+            DataError: naming a file that cannot be read, or a folder without sound.
+        """
+        tokenizer = predictor.tokenizer
+        assert isinstance(tokenizer, AudioFrames)
+        for path in _sound_files(inputs):
+            answer = predictor.predict([path])[0]
+            if isinstance(answer, list):
+                stretches = _stretches([vector.label for vector in answer], tokenizer)
+                rows = [f"{path}\t{start:.3f}\t{end:.3f}\t{label}\n" for start, end, label in stretches]
+                out.writelines(rows)
+            else:
+                out.write(f"{path}\t{answer.label}\t{answer.probability:.4f}\n")
+
+    def draw(self, folder: Path, data: Data) -> list[Path]:
+        """Draw the confusion matrix, and test clips as spectrograms with what was answered."""
+        logits, targets = joined(self.remembered)
+        probabilities, predictions = logits.softmax(-1).max(-1)
+        files = [confusion(targets.numpy(), predictions.numpy(), self.classes, folder / "confusion.png")]
+        wrong = (predictions != targets).nonzero().flatten().tolist()
+        share = f"{len(targets) - len(wrong)} of {len(targets)}"
+        if isinstance(data.test[0][1], int):
+            right = (predictions == targets).nonzero().flatten().tolist()
+            bad = spread(wrong, max(SHOWN_CLIPS // 2, SHOWN_CLIPS - len(right)))
+            chosen = bad + spread(right, SHOWN_CLIPS - len(bad))
+            names = self.classes
+            rows = [
+                (*self._sound(data.test[i][0]), names[predictions[i]], float(probabilities[i]), names[targets[i]])
+                for i in chosen
+            ]
+            return [*files, clips(rows, f"{data.name}: {share} test clips right", folder / "examples.png")]
+        shown = [self._timeline(data.test[i]) for i in spread(list(range(len(data.test))), SHOWN_TIMELINES)]
+        title = f"{data.name}: {share} test frames right"
+        return [*files, timelines(shown, self.classes, title, folder / "examples.png")]
+
+    def _sound(self, item: Any) -> tuple[np.ndarray, int]:
+        assert isinstance(self.tokenizer, AudioFrames)
+        rate = self.tokenizer.sample_rate
+        return to_waveform(item, rate, "a test clip").numpy(), rate
+
+    def _timeline(self, pair: tuple[Any, Any]) -> tuple[Any, ...]:
+        """Return samples, rate, times of the vectors, and their true and predicted labels."""
+        assert isinstance(self.tokenizer, AudioFrames)
+        batch = {key: value.to(self.device) for key, value in self.collate([pair]).items()}
+        with torch.no_grad():
+            predicted = self.eval()(batch)[0].argmax(-1).cpu().numpy()
+        times = self.tokenizer.vector_times(len(predicted)).numpy()
+        return *self._sound(pair[0]), times, batch["target"][0].cpu().numpy(), predicted
+
+
+def _log_mels(tokenizer: AudioFrames, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-mel spectra ``(n, F)``, one per clip or one per labelled vector, and their targets ``(n,)``."""
+    features, targets = [], []
+    collate, step = SpeechCollate(tokenizer), int(np.prod(tokenizer.strides))
+    for pair in pairs:
+        batch = collate([pair])
+        frames, target = batch["frames"][0], batch["target"][0]
+        features.append(frames[::step][target != IGNORED] if target.ndim else frames.mean(0, keepdim=True))
+        targets.append(target[target != IGNORED].reshape(-1))
+    return torch.cat(features).numpy(), torch.cat(targets).numpy()
+
+
+def _sound_files(inputs: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in inputs:
+        found = sorted(f for f in visible_files(path) if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
+        if not found:
+            raise DataError(f"{path} holds no sound file ({' '.join(EXTENSIONS)})")
+        files += found
+    return files
+
+
+def _stretches(labels: list[str], tokenizer: AudioFrames) -> list[tuple[float, float, str]]:
+    """Join equal neighbours; borders lie halfway between centres of vectors, the first at 0, in seconds."""
+    step = tokenizer.seconds_per_vector
+    times = tokenizer.vector_times(len(labels) + 1) - step / 2
+    found, position = [], 0
+    for label, group in groupby(labels):
+        start, position = position, position + len(list(group))
+        found.append((float(times[start]) if start else 0.0, float(times[position]), label))
+    return found

@@ -1,0 +1,150 @@
+"""What is particular to sound as a task: floors, drawings, predictions of files, small trainings from end to end."""
+
+from __future__ import annotations
+
+import io
+from itertools import groupby, pairwise
+
+import numpy as np
+import pytest
+import soundfile
+import tiny
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import vsattn
+from vsattn.errors import DataError
+from vsattn.tasks.data.vowels import Vowels, VowelSequences
+from vsattn.tasks.experiment import run
+from vsattn.tasks.speech import SpeechCollate, SpeechTask, _stretches
+from vsattn.tasks.speech_plots import spectrogram
+from vsattn.tokenizers import AudioFrames
+
+SMALL = {"speakers": [6, 2, 3], "takes": 1}
+RATE = 8000
+
+
+def config(kind="Vowels", **changes):
+    per_vector = kind == "VowelSequences"
+    frames = {"_target_": "vsattn.tokenizers.AudioFrames", "sample_rate": RATE, "strides": [2, 1]}
+    return tiny.config(
+        task={"_target_": "vsattn.tasks.speech.SpeechTask", "label_smoothing": 0.1},
+        data={"_target_": f"vsattn.tasks.data.vowels.{kind}", **SMALL},
+        tokenizer=frames,
+        head={"_target_": f"vsattn.heads.{'VectorHead' if per_vector else 'MeanHead'}"},
+        **changes,
+    )
+
+
+def tone(frequency, seconds, rate, seed=0):
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    return 0.3 * np.sin(2 * np.pi * frequency * time) + 0.01 * random.standard_normal(len(time))
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """Low and high tones, of several formats, rates and lengths."""
+    kinds = [("wav", 8000), ("flac", 16000), ("ogg", 22050), ("mp3", 44100)]
+    for split, count in (("train", 12), ("val", 4), ("test", 8)):
+        for name, frequency in (("low", 300), ("high", 1500)):
+            folder = tmp_path / "tones" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                suffix, rate = kinds[i % 4]
+                sound = tone(frequency * (1 + 0.02 * i), 0.1 + 0.02 * i, rate, i)
+                soundfile.write(folder / f"{i}.{suffix}", np.stack([sound] * (1 + i % 2), 1), rate)
+    return tmp_path / "tones"
+
+
+def test_own_clips_from_files_to_predictions(tones, tmp_path):
+    data = {"_target_": "vsattn.tasks.data.audio.AudioFolder", "root": str(tones)}
+    trainer = {"max_epochs": 15, "accelerator": "cpu", "devices": 1}
+    result = run({**config(batch_size=8, trainer=trainer), "data": data}, tmp_path / "run")
+    assert result.metrics["test/accuracy"] == 1.0
+    assert {p.name for p in (tmp_path / "run" / "plots").iterdir()} == {"curves.png", "confusion.png", "examples.png"}
+    predictor, out = vsattn.load(tmp_path / "run"), io.StringIO()
+    single = tones / "test" / "low" / "0.wav"
+    SpeechTask.write_predictions(predictor, [tones / "test", single], out)
+    rows = [line.split("\t") for line in out.getvalue().splitlines()]
+    assert len(rows) == 17 and rows[-1][0] == str(single)
+    assert all(label == path.split("/")[-2] and 0.5 < float(share) <= 1 for path, label, share in rows)
+    (tones / "empty").mkdir()
+    with pytest.raises(DataError, match="empty holds no sound file"):
+        SpeechTask.write_predictions(predictor, [tones / "empty"], out)
+    (tones / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"broken\.wav cannot be read"):
+        SpeechTask.write_predictions(predictor, [tones / "broken.wav"], out)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_corrupt_clip_is_named_or_left_out(tones, tmp_path, num_workers, capsys):
+    (tones / "test" / "low" / "3.mp3").write_bytes(b"no sound at all")
+    data = {"_target_": "vsattn.tasks.data.audio.AudioFolder", "root": str(tones)}
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "devices": 1}
+    whole = config(num_workers=num_workers, trainer=trainer)
+    with pytest.raises(DataError, match=r"low/3\.mp3 cannot be read as sound") as caught:
+        run({**whole, "data": data}, tmp_path / "stopped")
+    assert "Traceback" not in str(caught.value)
+    run({**whole, "data": {**data, "bad_files": "skip"}}, tmp_path / "skipped")
+    assert "1 files left out" in capsys.readouterr().out
+
+
+def test_one_label_per_frame_from_training_to_segments(tmp_path):
+    trainer = {"max_epochs": 2, "accelerator": "cpu", "devices": 1}
+    result = run(config("VowelSequences", trainer=trainer), tmp_path / "run")
+    collate, test = SpeechCollate(result.task.tokenizer), result.data.test
+    vectors = sum(int((collate([test[i]])["target"] >= 0).sum()) for i in range(len(test)))
+    assert sum(result.metrics[f"test/support/{name}"] for name in result.data.classes) == vectors
+    assert (tmp_path / "run" / "plots" / "examples.png").stat().st_size > 20_000
+    (samples, rate), _ = result.data.test[0]
+    soundfile.write(tmp_path / "a.wav", samples.numpy(), rate)
+    out, predictor = io.StringIO(), vsattn.load(tmp_path / "run")
+    SpeechTask.write_predictions(predictor, [tmp_path / "a.wav"], out)
+    rows = [line.split("\t") for line in out.getvalue().splitlines()]
+    assert rows[0][1] == "0.000" and float(rows[-1][2]) == pytest.approx(len(samples) / rate, abs=0.04)
+    assert all(a[2] == b[1] and a[3] != b[3] for a, b in pairwise(rows))
+    answers = predictor.predict([tmp_path / "a.wav"])[0]
+    assert [row[3] for row in rows] == [label for label, _ in groupby(answer.label for answer in answers)]
+
+
+def test_stretches_of_time_meet_halfway_between_vectors():
+    tokenizer = AudioFrames(sample_rate=1000, window=0.02, hop=0.01, strides=(2,))  # centres at 0.01, 0.03, 0.05, ...
+    found = _stretches(["a", "a", "b", "a"], tokenizer)
+    assert [(label, pytest.approx(start), pytest.approx(end)) for start, end, label in found] == [
+        ("a", 0.0, 0.04), ("b", 0.04, 0.06), ("a", 0.06, 0.08)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("per_vector", [False, True])
+def test_the_floor_is_logistic_regression_on_log_mel(per_vector):
+    data = (VowelSequences if per_vector else Vowels)(**SMALL)
+    data.setup(0)
+    tokenizer = AudioFrames(sample_rate=RATE, strides=(2, 1)).fit(data.fit_items(100))
+    task = SpeechTask(torch.nn.Linear(1, 1), tokenizer, data.classes)
+    plain = AudioFrames(sample_rate=RATE, normalise="none")
+
+    def features(split):
+        rows, targets = [], []
+        for pair in split:
+            frames, target = plain.frames(pair[0]).numpy(), SpeechCollate(tokenizer)([pair])["target"][0]
+            rows += list(frames[::2][target >= 0]) if per_vector else [frames.mean(0)]
+            targets += target[target >= 0].reshape(-1).tolist()
+        return np.array(rows), np.array(targets)
+
+    train, train_targets = features([data.train[i] for i in range(len(data.train))])
+    test, test_targets = features([data.test[i] for i in range(len(data.test))])
+    machine = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, train_targets)
+    expected = machine.predict(test) == test_targets
+    assert (task.floor(data) == expected).mean() > 0.99 and 0 < expected.mean() < 1
+
+
+def test_spectrograms_have_their_axes_in_seconds_and_hertz():
+    decibels, (start, end, low, high) = spectrogram(tone(1000, 0.5, RATE), RATE)
+    assert (low, high) == (0, 4000) and start == pytest.approx(0, abs=0.02) and end == pytest.approx(0.5, abs=0.02)
+    row = int(decibels.mean(1).argmax())
+    assert (row + 0.5) / len(decibels) * 4000 == pytest.approx(1000, abs=20)
+    assert decibels.max() == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(spectrogram(np.zeros(3), RATE)[0]).all()

@@ -1,0 +1,295 @@
+"""Each short stretch of sound is a vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vsattn.errors import ConfigError, DataError
+from vsattn.tokenizers.base import Tokenizer
+from vsattn.tokenizers.spec_augment import SpecAugment
+from vsattn.tokenizers.waveforms import to_waveform
+from vsattn.vectorset import VectorSet
+
+#: MFCCs are made from so many mel bands.
+MFCC_BANDS = 40
+
+#: Added to the power before the logarithm, so that silence has one; full scale is 1.
+FLOOR = 1e-6
+
+#: The root mean square of a clip that is normalised on its own: 26 dB below full scale, where speech usually lies
+#: (ITU-T P.56, G.191). `FLOOR` is then about 57 dB below its average power.
+LEVEL = 0.05
+
+#: Positions are made for clips up to so many times as long as the longest training clip.
+ROOM = 1.5
+
+
+class AudioFrames(Tokenizer):
+    """Overlapping windows of a clip, each described by ``num_features`` numbers, then a stem of strided convolutions.
+
+    A clip of S samples has ``T = 1 + (S - w) // h`` frames, with windows of w and hops of h samples; a shorter one is
+    padded with zeros to one window. Nothing but a frame's own samples describes it. Clips may have any rate and
+    several channels, see :func:`vsattn.tokenizers.waveforms.to_waveform`.
+
+    Args:
+        sample_rate: Hz; clips of another rate are resampled.
+        features: ``"log_mel"`` (log energies of mel bands of the Hann-windowed power spectrum), ``"mfcc"`` (their
+            cosine transform; Davis and Mermelstein 1980), or ``"raw"`` (the samples of the window themselves: the first
+            stage is then a learned convolution over samples, as in wav2vec; Schneider et al. 2019, section 2.1).
+        num_features: mel bands or cepstral coefficients; raw windows have as many as they have samples.
+        window, hop: seconds.
+        normalise: ``"utterance"`` brings each clip to one level, `LEVEL`, then subtracts the mean of all its numbers
+            and divides by their standard deviation, so that it keeps its spectrum; ``"global"`` does the latter for
+            each feature (raw: for all) with those of the training clips; ``"none"``.
+        strides: one convolution over frames for each, of kernel ``2 s + 1`` and stride s, with GELU; without any, a
+            linear map of each frame.
+        frequencies: lowest and highest of the mel bands, in Hz; None is 0 and half the sample rate.
+        spec_augment: distorts training clips, or None.
+        max_vectors: a clip that would become more vectors is refused, since attention is quadratic.
+
+    Raises:
+        ConfigError: for values that make no frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16000,
+        features: Literal["log_mel", "mfcc", "raw"] = "log_mel",
+        num_features: int = 40,
+        window: float = 0.025,
+        hop: float = 0.010,
+        normalise: Literal["utterance", "global", "none"] = "utterance",
+        strides: Sequence[int] = (2, 1),
+        frequencies: Sequence[float] | None = None,
+        spec_augment: SpecAugment | None = None,
+        max_vectors: int = 4096,
+    ) -> None:
+        self.sample_rate, self.features, self.normalise = sample_rate, features, normalise
+        self.window, self.hop = round(window * sample_rate), round(hop * sample_rate)  # in samples
+        if sample_rate < 1 or self.window < 1 or self.hop < 1 or max_vectors < 1:
+            raise ConfigError(
+                f"sample_rate, max_vectors, window and hop are positive, and the last two at least a sample long; not "
+                f"{sample_rate} Hz, {max_vectors}, {window} s and {hop} s"
+            )
+        if features not in ("log_mel", "mfcc", "raw") or normalise not in ("utterance", "global", "none"):
+            raise ConfigError(
+                f"features is log_mel, mfcc or raw, normalise utterance, global or none; not {features}, {normalise}"
+            )
+        low, high = (0.0, sample_rate / 2) if frequencies is None else map(float, frequencies)
+        if not 0 <= low < high <= sample_rate / 2:
+            raise ConfigError(f"frequencies rise within 0 and {sample_rate / 2:g} Hz, unlike {frequencies}")
+        if num_features < 1 or (features == "mfcc" and num_features > MFCC_BANDS):
+            raise ConfigError(f"num_features is at least 1, and at most {MFCC_BANDS} for mfcc; not {num_features}")
+        if any(stride < 1 for stride in strides):
+            raise ConfigError(f"strides are at least 1, unlike {list(strides)}")
+        self.num_features = self.window if features == "raw" else num_features
+        self.strides, self.frequencies = tuple(strides), (low, high)
+        self.spec_augment, self.max_vectors = spec_augment, max_vectors
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return T of a clip of so many samples at :attr:`sample_rate`."""
+        return 1 + max(0, num_samples - self.window) // self.hop
+
+    def num_vectors(self, num_samples: int) -> int:
+        """Return how many vectors a clip of so many samples at :attr:`sample_rate` becomes, after the stem."""
+        return after_strides(self.num_frames(num_samples), self.strides)
+
+    @property
+    def seconds_per_vector(self) -> float:
+        """From one vector to the next, in seconds."""
+        return math.prod(self.strides) * self.hop / self.sample_rate
+
+    def vector_times(self, count: int) -> Tensor:
+        """Return the centres of the first ``count`` vectors, in seconds from the start of the clip, ``(count,)``."""
+        return torch.arange(count) * self.seconds_per_vector + 0.5 * self.window / self.sample_rate
+
+    def counts(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return how many vectors each clip of a batch becomes, ``(B,)``."""
+        return after_strides(batch["length"], self.strides)
+
+    def fit(self, items: Iterable[Any]) -> AudioFrames:
+        """Learn the longest clip, and mean and deviation of each feature if they are to be global.
+
+        Raises:
+            DataError: when there is no clip, or one cannot be read or is too long.
+        """
+        longest, count = 0, 0
+        sums = torch.zeros(2, 1 if self.features == "raw" else self.num_features, dtype=torch.float64)
+        for index, item in enumerate(items):
+            samples = self._samples(item, f"training item {index}")
+            longest = max(longest, self.num_vectors(len(samples)))
+            if self.normalise == "global":
+                frames = self._describe(samples).double().view(-1, sums.shape[1])
+                sums += torch.stack([frames.sum(0), frames.square().sum(0)])
+                count += len(frames)
+        if not longest:
+            raise DataError("AudioFrames.fit got no clips")
+        mean, square = sums / max(1, count)
+        std = (square - mean.square()).clamp(min=1e-10).sqrt()
+        moments = {"mean": mean.tolist(), "std": std.tolist()} if count else {}
+        self._state = {"features": self.features, "num_features": self.num_features, "longest": longest, **moments}
+        return self
+
+    def load_state(self, state: dict[str, Any]) -> AudioFrames:
+        """Take over what another tokenizer of the same features learned, and return self.
+
+        Raises:
+            DataError: for the state of another kind of tokenizer.
+        """
+        wanted = {"features": self.features, "num_features": self.num_features}
+        needed = {"longest", *(("mean", "std") if self.normalise == "global" else ())}
+        if any(state.get(name) != value for name, value in wanted.items()) or not needed <= set(state):
+            raise DataError(f"this is no state of AudioFrames with {wanted} and {', '.join(sorted(needed))}: {state}")
+        super().load_state(state)
+        return self
+
+    def collate(self, items: Sequence[Any], train: bool = False) -> dict[str, Tensor]:
+        """Return ``"frames" (B, T, F)``, padded with zeros, and ``"length" (B,)``, the real frames of each.
+
+        Raises:
+            DataError: naming the clip that cannot be read or is too long.
+        """
+        if len(items) == 0:
+            raise DataError("a batch needs at least one clip")
+        clips = [self.frames(item, f"item {i} of the batch", train=train) for i, item in enumerate(items)]
+        return {"frames": pad_sequence(clips, batch_first=True), "length": torch.tensor([len(c) for c in clips])}
+
+    def frames(self, item: Any, name: str = "the clip", *, train: bool = False) -> Tensor:
+        """Return the normalised frames ``(T, F)`` of one clip; ``train`` lets `spec_augment` distort it."""
+        samples = self._samples(item, name)
+        if not (train and self.spec_augment is not None):
+            return self._normalised(self._describe(samples))
+        stretch, warp = self.spec_augment.draw()
+        frames = self._normalised(self._describe(samples, stretch=stretch, warp=warp))
+        return self.spec_augment.masked(frames)
+
+    def decode(self, batch: dict[str, Tensor]) -> list[np.ndarray]:
+        """Return the frames ``(T, F)`` of each clip without padding, as normalised as they are."""
+        frames = batch["frames"].detach().cpu()
+        return [clip[:length].numpy() for clip, length in zip(frames, batch["length"].tolist(), strict=True)]
+
+    def embedder(self, dim: int) -> nn.Module:
+        """Make the module ``batch -> VectorSet (B, N, dim)``."""
+        return FrameEmbedder(self.num_features, dim, self.strides)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Vectors lie along one axis; positions are made for clips half as long again as the longest in training."""
+        return {"dimensions": 1, "max_length": min(self.max_vectors, math.ceil(ROOM * self.state["longest"]))}
+
+    def _samples(self, item: Any, name: str) -> Tensor:
+        name = str(item) if isinstance(item, (str, Path)) else name
+        samples = to_waveform(item, self.sample_rate, name)
+        if self.num_vectors(len(samples)) > self.max_vectors:
+            raise DataError(
+                f"{name} is {len(samples) / self.sample_rate:.1f} s long and would become "
+                f"{self.num_vectors(len(samples))} vectors, more than max_vectors={self.max_vectors}; cut it, use "
+                "larger strides or hops, or raise tokenizer.max_vectors (with structure=window beyond a few thousand)"
+            )
+        return samples
+
+    def _describe(self, samples: Tensor, *, stretch: float = 1.0, warp: float = 1.0) -> Tensor:
+        """Return ``(T, F)``; ``stretch`` makes T so many times larger, ``warp`` the frequencies."""
+        if self.normalise == "utterance":
+            samples = samples * (LEVEL / samples.square().mean().sqrt().clamp(min=1e-8))
+        samples = F.pad(samples, (0, max(0, self.window - len(samples))))
+        count = 1 + int((len(samples) - self.window) * stretch / self.hop)
+        starts = (torch.arange(count, dtype=torch.float64) * (self.hop / stretch)).long()
+        windows = samples[starts[:, None] + torch.arange(self.window)]  # (T, w)
+        if self.features == "raw":
+            return windows
+        size = 2 ** math.ceil(math.log2(self.window))
+        power = torch.fft.rfft(windows * torch.hann_window(self.window), size).abs().square()
+        bands = self.num_features if self.features == "log_mel" else MFCC_BANDS
+        log_mel = (power @ mel_filters(bands, size, self.sample_rate, self.frequencies, warp) + FLOOR).log()
+        return log_mel if self.features == "log_mel" else log_mel @ cosines(bands, self.num_features)
+
+    def _normalised(self, frames: Tensor) -> Tensor:
+        if self.normalise == "none":
+            return frames
+        if self.normalise == "global":
+            mean, std = (torch.tensor(self.state[name]) for name in ("mean", "std"))
+        else:
+            mean, std = frames.mean(), frames.var(correction=0).clamp(min=1e-10).sqrt()
+        return (frames - mean) / std
+
+
+class FrameEmbedder(nn.Module):
+    """The stem; what lies beyond a clip's end is set to 0 before each stage, so that padding changes nothing."""
+
+    def __init__(self, num_features: int, dim: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.project = None if strides else nn.Linear(num_features, dim)
+        inputs = (num_features, *[dim] * (len(self.strides) - 1))
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(size, dim, 2 * stride + 1, stride=stride, padding=stride)
+            for size, stride in zip(inputs, self.strides)
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> VectorSet:
+        """Map ``frames (B, T, F)`` with ``length (B,)`` to a sequence of vectors."""
+        x, length = batch["frames"], batch["length"]
+        if self.project is not None:
+            return VectorSet(self.project(x), frame_mask(length, x.shape[1]), layout="sequence")
+        x = x.transpose(1, 2).masked_fill(~frame_mask(length, x.shape[1])[:, None], 0)  # (B, F, T)
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            x, length = F.gelu(convolution(x)), after_strides(length, (stride,))
+            x = x.masked_fill(~frame_mask(length, x.shape[2])[:, None], 0)
+        return VectorSet(x.transpose(1, 2), frame_mask(length, x.shape[2]), layout="sequence")
+
+
+def after_strides(length: Any, strides: Sequence[int]) -> Any:
+    """Return what convolutions of these strides, padded to keep their input's extent, leave of a length."""
+    for stride in strides:
+        length = (length + stride - 1) // stride
+    return length
+
+
+def frame_mask(length: Tensor, total: int) -> Tensor:
+    """Return bool ``(B, total)``, True on the first ``length (B,)`` of each."""
+    return torch.arange(total, device=length.device) < length[:, None]
+
+
+def mel_filters(bands: int, size: int, sample_rate: int, frequencies: tuple[float, float], warp: float = 1.0) -> Tensor:
+    """Return triangular filters, equally spaced on the mel scale, ``(size // 2 + 1, bands)``.
+
+    The scale is ``2595 log10(1 + f / 700)`` (O'Shaughnessy 1987), each filter rises from its left neighbour's centre to
+    1 at its own and falls to 0 at its right neighbour's, in Hz (the HTK book, section 5.4). A ``warp`` a moves the
+    centres f to a f up to ``0.8 top / max(a, 1)`` and linearly from there to the top, which changes the apparent length
+    of the vocal tract (Jaitly and Hinton 2013, section 3).
+
+    Args:
+        bands: number of filters.
+        size: of the Fourier transform, in samples.
+        sample_rate: Hz.
+        frequencies: where the first filter begins and the last one ends, in Hz.
+        warp: a.
+    """
+    low, high = (2595 * math.log10(1 + f / 700) for f in frequencies)
+    points = 700 * (10 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595) - 1)  # in Hz
+    if warp != 1.0:
+        top, knee = frequencies[1], 0.8 * frequencies[1] / max(warp, 1.0)
+        slope = (top - warp * knee) / (top - knee)
+        points = torch.where(points <= knee, warp * points, top - slope * (top - points))
+    bins = torch.linspace(0, sample_rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
+    left, centre, right = points[:-2], points[1:-1], points[2:]
+    rise, fall = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.minimum(rise, fall).clamp(min=0).float()
+
+
+def cosines(bands: int, coefficients: int) -> Tensor:
+    """Return the first columns of the orthonormal cosine transform (DCT-II), ``(bands, coefficients)``."""
+    place, order = torch.arange(bands)[:, None] + 0.5, torch.arange(coefficients)
+    scale = torch.where(order == 0, math.sqrt(1 / bands), math.sqrt(2 / bands))
+    return scale * torch.cos(math.pi / bands * place * order)
