@@ -26,20 +26,29 @@ def edge_attention(case: Case) -> Tensor:
 
     Half precision is computed in float32: sparse products do not exist there.
     """
+    pair, value, weights = edge_weights(case)
+    with torch.autocast(case.query.device.type, enabled=False):
+        weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
+        output = edge_sum(weights, value, pair.edges)  # (B * Nq, H, dv)
+        if case.relation is not None and case.adds("to_value"):
+            added = pair.without_prefix(case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
+            output = output + segment_sum(added.flatten(1), pair.edges).unflatten(-1, added.shape[1:])
+    return by_head(output, case)
+
+
+def edge_weights(case: Case) -> tuple[EdgePair, Tensor, Tensor]:
+    """Return the pairs, the values ``(B * Nk, H, dv)``, and the weights ``(E, H)`` by which each query mixes them."""
     edges, features, allowed = listed_pairs(case)
-    batch, dtype = len(case.query), case.query.dtype
-    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = torch.float64 if case.query.dtype == torch.float64 else torch.float32
     with torch.autocast(case.query.device.type, enabled=False):
         query, key, value = (t.to(exact).transpose(1, 2).flatten(0, 1) for t in (case.query, case.key, case.value))
         pair = EdgePair(case.query_set, case.key_set, edges, features, case.structure)
-        scores = _scores(case, query, key, pair, exact)
-        weights = edge_softmax(scores, edges, allowed)
-        weights = F.dropout(weights, case.dropout, training=case.dropout > 0)
-        output = edge_sum(weights, value, edges)  # (B * Nq, H, dv)
-        if case.relation is not None and case.adds("to_value"):
-            added = pair.without_prefix(case.relation.to_value(pair)) * weights[..., None]  # (E, H, dv)
-            output = output + segment_sum(added.flatten(1), edges).unflatten(-1, added.shape[1:])
-    return output.unflatten(0, (batch, case.query.shape[2])).transpose(1, 2).to(dtype)
+        return pair, value, edge_softmax(_scores(case, query, key, pair, exact), edges, allowed)
+
+
+def by_head(output: Tensor, case: Case) -> Tensor:
+    """Return ``(B * Nq, H, dv)`` as ``(B, H, Nq, dv)``, in the type of the queries."""
+    return output.unflatten(0, (len(case.query), case.query.shape[2])).transpose(1, 2).to(case.query.dtype)
 
 
 def listed_pairs(case: Case) -> tuple[EdgeList, Tensor | None, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from vsattn.encoders.base import Encoder
 from vsattn.encoders.convolution import ConvEncoder
+from vsattn.encoders.diffusion import DiffusionEncoder
 from vsattn.encoders.induced import InducedEncoder
 from vsattn.encoders.latent import LatentEncoder
 from vsattn.encoders.recurrent import RecurrentEncoder
@@ -10,6 +11,7 @@ from vsattn.encoders.window_mlp import WindowMLP
 
 __all__ = [
     "ConvEncoder",
+    "DiffusionEncoder",
     "Encoder",
     "InducedEncoder",
     "LatentEncoder",

@@ -34,6 +34,11 @@ class TransformerEncoder(Encoder):
         dropout: on the residual branches and on the input.
         drop_path: of the last layer; it grows linearly from 0 at the first.
         num_prefix: learned vectors put before each set: the first is the CLS vector, the others registers.
+        global_every: k, for a set with `Edges` or a `Window`: layers k, 2k, ... see the whole set, the others what that
+            allows. None makes no layer global that ``attention`` does not make so.
+
+    Raises:
+        ConfigError: for numbers out of range.
     """
 
     def __init__(
@@ -49,17 +54,24 @@ class TransformerEncoder(Encoder):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         num_prefix: int = 0,
+        global_every: int | None = None,
     ) -> None:
         super().__init__()
         if num_layers < 1 or num_prefix < 0:
             raise ConfigError(f"num_layers is at least 1 and num_prefix at least 0, not {num_layers} and {num_prefix}")
         if norm_placement not in ("pre", "post", "sandwich", "deepnorm"):
             raise ConfigError(f"norm_placement is 'pre', 'post', 'sandwich' or 'deepnorm', not {norm_placement!r}")
+        if global_every is not None and global_every < 1:
+            raise ConfigError(f"TransformerEncoder.global_every is at least 1, or None, not {global_every}")
         self.prefix = nn.Parameter(torch.empty(num_prefix, dim).normal_(std=0.02)) if num_prefix else None
         self.dropout = nn.Dropout(dropout)
+        own = [
+            {"is_global": True} if global_every and number % global_every == 0 else {}
+            for number in range(1, num_layers + 1)
+        ]
         self.blocks = nn.ModuleList(
             TransformerBlock(
-                attention(dim, num_heads),
+                attention(dim, num_heads, **arguments),
                 feed_forward(dim),
                 norm=partial(norm, dim),
                 norm_placement="post" if norm_placement == "deepnorm" else norm_placement,
@@ -67,7 +79,7 @@ class TransformerEncoder(Encoder):
                 dropout=dropout,
                 drop_path=rate,
             )
-            for rate in drop_path_rates(drop_path, num_layers)
+            for arguments, rate in zip(own, drop_path_rates(drop_path, num_layers), strict=True)
         )
         self.norm = norm(dim) if norm_placement in ("pre", "sandwich") else None
         if norm_placement == "deepnorm":

@@ -1,0 +1,188 @@
+"""Graphs of torch-geometric: any data set with one class per node or per graph, and Planetoid's citations."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vsattn.errors import ConfigError, DataError, VsattnError
+from vsattn.tokenizers.graph import Graph
+
+from ..classification import IGNORED
+from .base import split_off
+from .graphs import SPLITS, GraphData, check_fractions, random_masks
+
+#: The classes of the Planetoid graphs, in the order of their labels.
+PLANETOID = {
+    "Cora": ("theory", "reinforcement learning", "genetic algorithms", "neural networks", "probabilistic methods",
+             "case based", "rule learning"),
+    "CiteSeer": ("AI", "machine learning", "information retrieval", "databases", "agents",
+                 "human-computer interaction"),
+    "PubMed": ("diabetes, experimental", "diabetes type 1", "diabetes type 2"),
+}  # fmt: skip
+
+
+class PyG(GraphData):
+    """Any data set of torch-geometric with one class per node or per graph.
+
+    One graph is split by its own masks, or at random: of each class ``test_fraction`` tests, of the rest
+    ``val_fraction`` validates. Many graphs, with a class each or a class per node, are split at random as wholes.
+
+    Args:
+        dataset: a partial of the data set's class, called without further arguments; it downloads what it lacks.
+        mask_column: which of several public splits, where masks are ``(N, S)``.
+        val_fraction, test_fraction: of a random split.
+        fan_outs, evaluation_fan_outs: see :class:`GraphData`.
+
+    Raises:
+        ConfigError: for fractions outside (0, 1).
+        DataError: in `setup`, when the data set cannot be made, or has no such labels.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[..., Dataset],
+        *,
+        mask_column: int = 0,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        fan_outs: Sequence[int] | None = None,
+        evaluation_fan_outs: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(fan_outs=fan_outs, evaluation_fan_outs=evaluation_fan_outs)
+        check_fractions(val_fraction, test_fraction)
+        self.dataset, self.mask_column = dataset, mask_column
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+
+    @property
+    def name(self) -> str:
+        return getattr(getattr(self.dataset, "func", self.dataset), "__name__", "PyG")
+
+    def setup(self, seed: int) -> None:
+        graphs: list[Any] = list(self._load())  # type: ignore[call-overload]
+        if not graphs:
+            raise DataError(f"{self.name} holds no graph")
+        targets = [self._target(data) for data in graphs]
+        per_node = [len(t) == data.num_nodes for t, data in zip(targets, graphs, strict=True)]
+        per_graph = [len(t) == 1 for t in targets]
+        if not all(per_node) and (len(graphs) == 1 or not all(per_graph)):
+            raise DataError(
+                f"{self.name} has {len(targets[0])} labels for a graph of {graphs[0].num_nodes} nodes; one "
+                "per node or one per graph is needed"
+            )
+        self.classes = [str(c) for c in range(int(max(t.max() for t in targets)) + 1)]
+        if len(graphs) > 1:
+            items = [(Graph.of(d), int(t) if all(per_graph) else t) for d, t in zip(graphs, targets, strict=True)]
+            self._split_graphs(items, seed)
+            return
+        masks: dict[str, Any] = {name: getattr(graphs[0], f"{name}_mask", None) for name in SPLITS}
+        how = "public split"
+        if any(mask is None for mask in masks.values()):
+            masks, how = (
+                random_masks(targets[0], self.val_fraction, self.test_fraction, seed),
+                f"drawn with seed {seed}",
+            )
+        masks = {name: mask if mask.ndim == 1 else mask[:, self.mask_column] for name, mask in masks.items()}
+        self.split_nodes(Graph.of(graphs[0]), targets[0], masks, how)
+
+    def _target(self, data: Any) -> Tensor:
+        y = getattr(data, "y", None)
+        y = y.squeeze(-1) if isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == 1 else y
+        if not isinstance(y, Tensor) or y.ndim != 1 or y.is_floating_point():
+            raise DataError(
+                f"{self.name} has no single class per node or graph: y is {getattr(y, 'dtype', y)} "
+                f"{tuple(getattr(y, 'shape', ()))}"
+            )
+        return y.long().masked_fill(y < 0, IGNORED)
+
+    def _split_graphs(self, items: list[tuple[Graph, Any]], seed: int) -> None:
+        labels = [label if isinstance(label, int) else 0 for _, label in items]
+        rest, test = split_off(labels, self.test_fraction, seed)
+        kept, val = split_off([labels[i] for i in rest], self.val_fraction, seed)
+        parts = {"train": [rest[i] for i in kept], "val": [rest[i] for i in val], "test": test}
+        for name, part in parts.items():
+            setattr(self, name, [items[i] for i in part])
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+        nodes = sum(len(graph.x) for graph, _ in items)
+        self._about = (
+            f"{len(items):,} graphs of {nodes / len(items):.1f} nodes; {sizes} graphs (drawn with seed {seed})"
+        )
+
+    def _load(self) -> Dataset:
+        try:
+            return self.dataset()
+        except VsattnError:
+            raise
+        except Exception as error:  # whatever the network, the server, the disk or a damaged file says
+            said = " ".join(str(error).split())[:400]
+            raise DataError(f"{self.name} could not be read or downloaded ({type(error).__name__}: {said})") from error
+
+
+class Planetoid(PyG):
+    """Citations among papers, with their words as features, on the public split: 20 papers a class, 500 and 1,000.
+
+    Args:
+        root: the folder that holds ``NAME/raw/``; what is missing is downloaded there. Where it cannot be written to,
+            the files are processed in a temporary folder.
+        name: the graph.
+        fan_outs, evaluation_fan_outs: see :class:`GraphData`.
+
+    Source: Yang et al. 2016, "Revisiting Semi-Supervised Learning with Graph Embeddings", section 5.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        name: Literal["Cora", "CiteSeer", "PubMed"] = "Cora",
+        fan_outs: Sequence[int] | None = None,
+        evaluation_fan_outs: Sequence[int] | None = None,
+    ) -> None:
+        if name not in PLANETOID:
+            raise ConfigError(f"Planetoid.name is one of {', '.join(PLANETOID)}, not {name!r}")
+        super().__init__(self._found, fan_outs=fan_outs, evaluation_fan_outs=evaluation_fan_outs)
+        self.root, self.graph_name = Path(root).expanduser(), name
+
+    @property
+    def name(self) -> str:
+        return self.graph_name
+
+    def setup(self, seed: int) -> None:
+        super().setup(seed)
+        self.classes = list(PLANETOID[self.graph_name])
+
+    def _found(self) -> Dataset:
+        from torch_geometric.datasets import Planetoid as Citations
+
+        raw = self.root / self.graph_name / "raw"
+        files = [
+            raw / f"ind.{self.graph_name.lower()}.{end}"
+            for end in ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
+        ]
+        lacking = [file.name for file in files if not file.is_file()]
+        folder = raw.parent
+        while not folder.exists():
+            folder = folder.parent
+        try:
+            if os.access(folder, os.W_OK):
+                return Citations(str(self.root), self.graph_name)
+            if lacking:
+                raise OSError(f"{folder} cannot be written to")
+            with tempfile.TemporaryDirectory(prefix="vsattn-") as scratch:
+                shutil.copytree(raw, Path(scratch) / self.graph_name / "raw", copy_function=shutil.copyfile)
+                return Citations(scratch, self.graph_name)
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            state = f"lacks {', '.join(lacking)}" if lacking else "has every file, and one may be damaged: delete it"
+            raise DataError(
+                f"{self.graph_name} could not be read or downloaded ({type(error).__name__}: {said}). {raw} {state}; "
+                "point VSATTN_DATA or paths.data at a folder that holds planetoid/, or put the files there by hand, "
+                "from https://github.com/kimiyoung/planetoid/tree/master/data"
+            ) from error

@@ -1,0 +1,127 @@
+"""Classify the nodes of a graph, or whole graphs: one label per node, or one per graph."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vsattn.tokenizers.base import Tokenizer
+from vsattn.tokenizers.graph import Graph
+
+from .classification import IGNORED, ClassificationTask, Collate, joined
+from .data.base import Data
+from .data.sampling import NeighborSampler, Seed, Seeds
+from .plots import confusion
+from .report import linear_floor
+
+if TYPE_CHECKING:
+    from vsattn.predictor import Predictor
+
+#: Of a sampled graph, logistic regression learns from and is judged by about so many nodes.
+FLOOR_NODES = 10_000
+
+
+class NodeCollate(Collate):
+    """Batches graphs; of seed nodes of a large one it makes the one graph that is drawn around them."""
+
+    def __init__(self, tokenizer: Tokenizer, *, train: bool = False) -> None:
+        super().__init__(tokenizer, train=train)
+        self._samplers: WeakKeyDictionary[Graph, NeighborSampler] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_samplers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _samplers=WeakKeyDictionary())
+
+    def __call__(self, pairs: list[Any]) -> dict[str, Tensor]:
+        """Batch the pairs."""
+        return super().__call__([self._drawn(pairs)] if isinstance(pairs[0][0], Seed) else pairs)
+
+    def _drawn(self, pairs: list[tuple[Seed, int]]) -> tuple[Graph, Tensor]:
+        seed = pairs[0][0]
+        sampler = self._samplers.get(seed.graph)
+        if sampler is None or sampler.fan_outs != seed.fan_outs:
+            sampler = NeighborSampler(self.tokenizer.prepare(seed.graph), seed.fan_outs)  # type: ignore[attr-defined]
+            self._samplers[seed.graph] = sampler
+        part, nodes = sampler.sample(torch.tensor([item.node for item, _ in pairs]))
+        target = torch.full((len(nodes),), IGNORED)
+        target[: len(pairs)] = torch.tensor([label for _, label in pairs])
+        return part, target
+
+
+class NodeTask(ClassificationTask):
+    """One label per node (``head=vector``) or per graph, by cross-entropy.
+
+    Its arguments are those of :class:`~vsattn.tasks.classification.ClassificationTask`; the tokenizer is `GraphNodes`.
+    """
+
+    floor_name = "logistic regression on the features, without the graph"
+
+    def collator(self, train: bool) -> NodeCollate:
+        """Return the function that batches."""
+        return NodeCollate(self.tokenizer, train=train)
+
+    def floor(self, data: Data) -> np.ndarray | None:
+        """Judge logistic regression on the features of the nodes, or on their mean over each graph."""
+        train, test = (_tabled(split) for split in (data.train, data.test))
+        return linear_floor(*train, *test)
+
+    def draw(self, folder: Path, data: Data) -> list[Path]:
+        """Draw the confusion matrix and, of nodes, their graph or a part of it, coloured by what was predicted."""
+        from .data.graphs import labelled_graph
+        from .node_plots import draw_nodes
+
+        logits, targets = joined(self.remembered)
+        predictions = logits.argmax(-1)
+        files = [confusion(targets.numpy(), predictions.numpy(), self.classes, folder / "confusion.png")]
+        found = labelled_graph(data.test)
+        if found is not None:
+            graph, target = found
+            nodes = (target != IGNORED).nonzero()[:, 0][: len(predictions)]  # a limited test has seen the first alone
+            answers = torch.full_like(target, IGNORED)
+            answers[nodes] = predictions
+            files.append(draw_nodes(graph, answers, target, self.classes, folder / "graph.png"))
+        return files
+
+    @staticmethod
+    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
+        """Write a CSV table with the columns graph, node, label and probability.
+
+        Args:
+            predictor: of a trained model.
+            inputs: graphs saved as ``.pt``, and tables ``nodes.csv`` each followed by its ``edges.csv``.
+            out: the text stream.
+
+        Raises:
+            DataError: naming a file that cannot be read.
+        """
+        from .data.own_graph import read_graphs
+
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["graph", "node", "label", "probability"])
+        for name, table in read_graphs(inputs):
+            (answer,) = predictor.predict([table.graph])
+            rows = zip(table.names, answer, strict=True) if isinstance(answer, list) else [("", answer)]
+            writer.writerows([name, node, found.label, f"{found.probability:.6f}"] for node, found in rows)
+
+
+def _tabled(split: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return features ``(n, F)`` and classes ``(n,)`` of the labelled nodes of a split, or of its graphs."""
+    if isinstance(split, Seeds):
+        step = max(1, len(split) // FLOOR_NODES)
+        nodes = torch.tensor(split.nodes[::step])
+        return split.graph.x.index_select(0, nodes).to_dense().numpy(), np.array(split.labels[::step])
+    rows, labels = [], []
+    for graph, target in split:
+        x, target = graph.x.to_dense(), torch.as_tensor(target)
+        rows.append(x[target != IGNORED] if target.ndim else x.mean(0, keepdim=True))
+        labels.append(target[target != IGNORED])
+    return torch.cat(rows).numpy(), torch.cat(labels).numpy()
