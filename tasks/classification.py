@@ -99,8 +99,13 @@ class ClassificationTask(Task):
             return loss
         again = self(batch)
         both = (loss + self.cross_entropy(again, target, self.label_smoothing)) / 2
-        labelled = slice(None) if target.is_floating_point() else target != IGNORED
-        return both + self.consistency * divergence(output[labelled], again[labelled])
+        rows = self.compared(batch)
+        return both + self.consistency * divergence(output[rows], again[rows])
+
+    def compared(self, batch: dict[str, Tensor]) -> Any:
+        """Return the index of the answers on which two passes are to agree: those that have a label."""
+        target = batch["target"]
+        return slice(None) if target.is_floating_point() else target != IGNORED
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean over labelled vectors (or sets) of the cross-entropy; 0 where none is labelled.
@@ -150,10 +155,10 @@ class ClassificationTask(Task):
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean over rows of ``(KL(p, q) + KL(q, p)) / 2`` for two logits ``(n, C)``, in nats; 0 for no rows."""
+    """Return the mean of ``(KL(p, q) + KL(q, p)) / 2`` over two logits ``(..., C)``, in nats; 0 if there are none."""
     log_p, log_q = (logits.float().log_softmax(-1) for logits in (first, second))
-    total = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / 2
-    return total / max(1, len(first))
+    each = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2
+    return each.sum() / max(1, each.numel())
 
 
 def joined(remembered: list[Any]) -> tuple[Tensor, Tensor]:

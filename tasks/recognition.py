@@ -25,12 +25,12 @@ from vsattn.tokenizers.waveforms import to_waveform
 
 from .base import Task
 from .classification import IGNORED
-from .data.audio import Segment
+from .data.audio import EXTENSIONS, Segment
 from .data.base import Data
+from .data.folders import listed
 from .image import spread
 from .plots import confusion
 from .report import bootstrap
-from .speech import _sound_files
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
@@ -184,7 +184,7 @@ class RecognitionTask(Task):
         Raises:
             DataError: naming a file that cannot be read, or a folder without sound.
         """
-        for path in _sound_files(inputs):
+        for path in listed(inputs, EXTENSIONS):
             answer = predictor.predict([path])[0]
             words = [f"{word.label} {word.start:.3f} {word.end:.3f} {word.probability:.4f}" for word in answer.words]
             out.write("\t".join([str(path), answer.text, *words]) + "\n")

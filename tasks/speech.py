@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vsattn.errors import ConfigError, DataError
+from vsattn.errors import ConfigError
 from vsattn.tokenizers.audio import AudioFrames
 from vsattn.tokenizers.waveforms import to_waveform
 
 from .classification import IGNORED, ClassificationTask, Collate, joined
 from .data.audio import EXTENSIONS, Segment
 from .data.base import Data
-from .data.folders import visible_files
+from .data.folders import listed
 from .image import spread
 from .plots import confusion
 from .report import linear_floor
@@ -112,7 +112,7 @@ class SpeechTask(ClassificationTask):
         """
         tokenizer = predictor.tokenizer
         assert isinstance(tokenizer, AudioFrames)
-        for path in _sound_files(inputs):
+        for path in listed(inputs, EXTENSIONS):
             answer = predictor.predict([path])[0]
             if isinstance(answer, list):
                 stretches = _stretches([vector.label for vector in answer], tokenizer)
@@ -167,16 +167,6 @@ def _log_mels(tokenizer: AudioFrames, pairs: Any) -> tuple[np.ndarray, np.ndarra
         features.append(frames[::step][target != IGNORED] if target.ndim else frames.mean(0, keepdim=True))
         targets.append(target[target != IGNORED].reshape(-1))
     return torch.cat(features).numpy(), torch.cat(targets).numpy()
-
-
-def _sound_files(inputs: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in inputs:
-        found = sorted(f for f in visible_files(path) if f.suffix.lower() in EXTENSIONS) if path.is_dir() else [path]
-        if not found:
-            raise DataError(f"{path} holds no sound file ({' '.join(EXTENSIONS)})")
-        files += found
-    return files
 
 
 def _stretches(labels: list[str], tokenizer: AudioFrames) -> list[tuple[float, float, str]]:

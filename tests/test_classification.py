@@ -83,6 +83,25 @@ def test_the_loss_is_the_mean_over_labelled_vectors(task) -> None:
     assert torch.equal(kept, logits) and torch.equal(targets, labels)
 
 
+def test_two_passes_are_to_agree_on_what_is_labelled(task) -> None:
+    torch.manual_seed(0)
+    batch = task.collate(PAIRS)
+    target = batch["target"]
+    first, second = torch.randn(2, *target.shape, 3)
+    passes = iter([second])
+    task.forward = lambda batch: next(passes)
+    task.consistency = 0.7
+    p, q = first[target != IGNORED], second[target != IGNORED]
+    labels = target[target != IGNORED]
+    entropy = (F.cross_entropy(p, labels, label_smoothing=0.1) + F.cross_entropy(q, labels, label_smoothing=0.1)) / 2
+    there = F.kl_div(p.log_softmax(-1), q.log_softmax(-1), reduction="batchmean", log_target=True)
+    back = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="batchmean", log_target=True)
+    assert torch.allclose(task.training_loss(first, batch), entropy + 0.7 * (there + back) / 2)
+    assert torch.allclose(task.loss(first, batch), F.cross_entropy(p, labels))
+    with pytest.raises(ConfigError, match=r"consistency is 0 \(off\) or positive, not -1"):
+        ClassificationTask(task.model, task.tokenizer, ["a", "b"], consistency=-1)
+
+
 def test_a_batch_without_labels_has_loss_0_and_gradients_0(task) -> None:
     batch = task.collate([([0.1, 0.2], [IGNORED, IGNORED])])
     loss = task.training_loss(task(batch), batch)

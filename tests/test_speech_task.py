@@ -72,7 +72,7 @@ def test_own_clips_from_files_to_predictions(tones, tmp_path):
     assert len(rows) == 17 and rows[-1][0] == str(single)
     assert all(label == path.split("/")[-2] and 0.5 < float(share) <= 1 for path, label, share in rows)
     (tones / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no sound file"):
+    with pytest.raises(DataError, match=r"empty holds no file that ends in \.wav"):
         SpeechTask.write_predictions(predictor, [tones / "empty"], out)
     (tones / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(DataError, match=r"broken\.wav cannot be read"):

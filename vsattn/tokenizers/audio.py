@@ -22,12 +22,12 @@ from vsattn.vectorset import VectorSet
 #: MFCCs are made from so many mel bands.
 MFCC_BANDS = 40
 
-#: Added to the power before the logarithm, so that silence has one; full scale is 1.
-FLOOR = 1e-6
-
 #: The root mean square of a clip that is normalised on its own: 26 dB below full scale, where speech usually lies
-#: (ITU-T P.56, G.191). `FLOOR` is then about 57 dB below its average power.
+#: (ITU-T P.56, G.191).
 LEVEL = 0.05
+
+#: About the power of a mel band, on average, of a clip of that level.
+BAND_POWER = 0.5
 
 #: Positions are made for clips up to so many times as long as the longest training clip.
 ROOM = 1.5
@@ -53,6 +53,8 @@ class AudioFrames(Tokenizer):
         strides: one convolution over frames for each, of kernel ``2 s + 1`` and stride s, with GELU; without any, a
             linear map of each frame.
         frequencies: lowest and highest of the mel bands, in Hz; None is 0 and half the sample rate.
+        dynamic_range: so many decibels below a clip's average power lies what is added to the power of each band before
+            the logarithm, so that silence has one; a smaller range makes noisy and clean recordings alike.
         spec_augment: distorts training clips, or None.
         max_vectors: a clip that would become more vectors is refused, since attention is quadratic.
 
@@ -71,6 +73,7 @@ class AudioFrames(Tokenizer):
         normalise: Literal["utterance", "global", "none"] = "utterance",
         strides: Sequence[int] = (2, 1),
         frequencies: Sequence[float] | None = None,
+        dynamic_range: float = 57.0,
         spec_augment: SpecAugment | None = None,
         max_vectors: int = 4096,
     ) -> None:
@@ -93,7 +96,10 @@ class AudioFrames(Tokenizer):
         if any(stride < 1 for stride in strides):
             raise ConfigError(f"strides are at least 1, unlike {list(strides)}")
         self.num_features = self.window if features == "raw" else num_features
+        if not math.isfinite(dynamic_range):
+            raise ConfigError(f"dynamic_range is a number of decibels, not {dynamic_range}")
         self.strides, self.frequencies = tuple(strides), (low, high)
+        self.floor = BAND_POWER * 10 ** (-dynamic_range / 10)
         self.spec_augment, self.max_vectors = spec_augment, max_vectors
 
     def num_frames(self, num_samples: int) -> int:
@@ -211,7 +217,7 @@ class AudioFrames(Tokenizer):
         size = 2 ** math.ceil(math.log2(self.window))
         power = torch.fft.rfft(windows * torch.hann_window(self.window), size).abs().square()
         bands = self.num_features if self.features == "log_mel" else MFCC_BANDS
-        log_mel = (power @ mel_filters(bands, size, self.sample_rate, self.frequencies, warp) + FLOOR).log()
+        log_mel = (power @ mel_filters(bands, size, self.sample_rate, self.frequencies, warp) + self.floor).log()
         return log_mel if self.features == "log_mel" else log_mel @ cosines(bands, self.num_features)
 
     def _normalised(self, frames: Tensor) -> Tensor:

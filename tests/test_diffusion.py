@@ -1,0 +1,101 @@
+"""Attention diffused over hops, against torch-geometric's propagation and the plain definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch_geometric.nn import APPNP, GATConv
+
+from vsattn.attention import attention_weights
+from vsattn.encoders import DiffusionEncoder
+from vsattn.encoders.diffusion import DiffusionLayer
+from vsattn.errors import ConfigError
+from vsattn.scores import Cosine, SplitAdditive
+from vsattn.structure import Edges, Full
+from vsattn.vectorset import VectorSet
+
+INDEX = torch.tensor([[0, 1, 2, 3, 3, 0, 2, 4], [1, 2, 0, 1, 3, 4, 2, 4]])  # node 5 has no edge
+
+
+def made(**arguments) -> DiffusionLayer:
+    torch.manual_seed(0)
+    return DiffusionLayer(8, 2, hops=5, teleport=0.15, **arguments).double().eval()
+
+
+@pytest.mark.parametrize("score", [Cosine, SplitAdditive])
+def test_hops_are_torch_geometrics_propagation_with_the_attention_weights(score) -> None:
+    layer = made(score=score, head_dim=3)
+    x = torch.randn(1, 6, 8, dtype=torch.float64)
+    graph = VectorSet(x, structure=Edges(INDEX))
+    q, k = (layer._heads(projection(x)) for projection in (layer.query_proj, layer.key_proj))
+    weights = attention_weights(q, k, graph, graph, graph.structure, score=layer.score)[0]  # (H, N, N)
+    propagation = APPNP(5, 0.15, normalize=False)
+    expected = [
+        propagation(part, INDEX, weights[head][INDEX[1], INDEX[0]]) for head, part in enumerate(x[0].split(4, dim=1))
+    ]
+    assert torch.allclose(layer(graph).x[0], torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("structure", [Full(), Edges(INDEX)])
+def test_one_definition_for_graphs_and_for_all_pairs(structure) -> None:
+    layer = made()
+    x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
+    vectors = VectorSet(x, structure=structure)
+    q, k = (layer._heads(projection(x)) for projection in (layer.query_proj, layer.key_proj))
+    weights = attention_weights(q, k, vectors, vectors, structure, score=layer.score)
+    value = mixed = layer._heads(x)
+    for _ in range(5):
+        mixed = 0.85 * weights @ mixed + 0.15 * value
+    expected = mixed.transpose(1, 2).flatten(2)
+    output = layer(vectors).x
+    assert torch.allclose(output, expected)
+    wanted, found = (torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0] for y in (expected, output))
+    assert torch.allclose(found, wanted)
+
+
+def test_padding_changes_nothing_and_takes_no_part() -> None:
+    layer = made()
+    x = torch.randn(1, 6, 8, dtype=torch.float64)
+    padded = torch.cat([x, torch.full((1, 2, 8), torch.nan, dtype=torch.float64)], 1)
+    mask = torch.arange(8)[None] < 6
+    assert torch.allclose(layer(VectorSet(padded, mask)).x[:, :6], layer(VectorSet(x)).x)
+
+
+def test_dropout_takes_other_weights_at_each_hop_in_training_alone() -> None:
+    layer = made(dropout=0.5)
+    graph = VectorSet(torch.randn(1, 6, 8, dtype=torch.float64), structure=Edges(INDEX))
+    assert torch.equal(layer(graph).x, layer(graph).x)
+    layer.train()
+    assert not torch.equal(layer(graph).x, layer(graph).x)
+
+
+def test_two_layers_of_one_hop_are_gat() -> None:
+    """Torch-geometric's layers with the same weights, the ELU between them, and loops already there."""
+    torch.manual_seed(0)
+    loops = torch.cat([INDEX[:, INDEX[0] != INDEX[1]], torch.arange(6).expand(2, 6)], 1)
+    layers = DiffusionEncoder(8, [4, 1], hops=[1, 1], teleport=0.0, score=SplitAdditive)
+    layers = layers.double().eval()
+    x = torch.randn(1, 6, 8, dtype=torch.float64)
+    expected = x[0]
+    for index, layer in enumerate(layers.layers):
+        peer = GATConv(8, 8 // layer.num_heads, heads=layer.num_heads, bias=False, add_self_loops=False).double()
+        with torch.no_grad():
+            peer.lin.weight.copy_(torch.eye(8))
+            for projection in (layer.query_proj, layer.key_proj):
+                projection.weight.copy_(torch.eye(8))
+            peer.att_dst.copy_(layer.score.query_weight[None])
+            peer.att_src.copy_(layer.score.key_weight[None])
+        expected = peer(F.elu(expected) if index else expected, loops)
+    found = layers(VectorSet(x, structure=Edges(loops))).x
+    assert torch.allclose(found[0], expected)
+
+
+@pytest.mark.parametrize("wrong", [{"hops": 0}, {"teleport": 1.0}, {"head_dim": 0}, {"dropout": 1.0}])
+def test_values_out_of_range(wrong) -> None:
+    with pytest.raises(ConfigError, match="are at least 1"):
+        DiffusionLayer(8, 2, **{"hops": 1, "teleport": 0.1, **wrong})
+    with pytest.raises(ConfigError, match="equal heads"):
+        DiffusionEncoder(8, [3], hops=[1])
+    with pytest.raises(ConfigError, match="one number a layer"):
+        DiffusionEncoder(8, [4, 1], hops=[1])
