@@ -53,8 +53,7 @@ class ClassificationTask(Task):
         optimizer, schedule, recipe: see :class:`Task`.
         label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
         consistency: in training every batch passes twice, and what dropout makes the two answers differ is a loss of
-            this weight: half the Kullback-Leibler divergences of the two from each other, each way (Wu et al. 2021,
-            "R-Drop", section 2.1). 0 is one pass.
+            this weight, see :func:`inconsistency`. 0 is one pass.
 
     Raises:
         ConfigError: for a smoothing outside that range, or a negative weight.
@@ -100,7 +99,7 @@ class ClassificationTask(Task):
         again = self(batch)
         both = (loss + self.cross_entropy(again, target, self.label_smoothing)) / 2
         rows = self.compared(batch)
-        return both + self.consistency * divergence(output[rows], again[rows])
+        return both + self.consistency * inconsistency(output[rows], again[rows])
 
     def compared(self, batch: dict[str, Tensor]) -> Any:
         """Return the index of the answers on which two passes are to agree: those that have a label."""
@@ -154,10 +153,19 @@ class ClassificationTask(Task):
         return {"test/loss": float(loss), **scores}
 
 
-def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Return the mean of ``(KL(p, q) + KL(q, p)) / 2`` over two logits ``(..., C)``, in nats; 0 if there are none."""
-    log_p, log_q = (logits.float().log_softmax(-1) for logits in (first, second))
-    each = ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1) / 2
+def inconsistency(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
+    """Return the mean of ``|p - m|^2`` over answers and two passes, for m the sharpened mean of both passes' p.
+
+    Args:
+        first, second: logits ``(..., C)`` of two passes.
+        temperature: T; m is the mean of both probabilities to the power 1/T, normalised, and has no gradient.
+
+    Source: Feng et al. 2020, "Graph Random Neural Networks", section 3.2.
+    """
+    p, q = (logits.float().softmax(-1) for logits in (first, second))
+    mean = ((p + q) / 2).detach() ** (1 / temperature)
+    mean = mean / mean.sum(-1, keepdim=True)
+    each = ((p - mean).square() + (q - mean).square()).sum(-1) / 2
     return each.sum() / max(1, each.numel())
 
 
