@@ -52,11 +52,9 @@ class ClassificationTask(Task):
         classes: their names.
         optimizer, schedule, recipe: see :class:`Task`.
         label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
-        consistency: in training every batch passes twice, and what dropout makes the two answers differ is a loss of
-            this weight, see :func:`inconsistency`. 0 is one pass.
 
     Raises:
-        ConfigError: for a smoothing outside that range, or a negative weight.
+        ConfigError: for a smoothing outside that range.
         DataError: for fewer than two classes.
     """
 
@@ -70,17 +68,14 @@ class ClassificationTask(Task):
         schedule: Callable[..., LRScheduler] | None = None,
         recipe: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
-        consistency: float = 0.0,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"task.label_smoothing is in [0, 1), not {label_smoothing}")
-        if not consistency >= 0:
-            raise ConfigError(f"task.consistency is 0 (off) or positive, not {consistency}")
         if len(classes) < 2:
             raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
         self.num_classes = len(classes)
         super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
-        self.label_smoothing, self.consistency = label_smoothing, consistency
+        self.label_smoothing = label_smoothing
 
     def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
         """Return the function that batches."""
@@ -91,20 +86,8 @@ class ClassificationTask(Task):
         return self.cross_entropy(output, batch["target"], 0.0)
 
     def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean cross-entropy with label smoothing, and the divergence from a second pass."""
-        target = batch["target"]
-        loss = self.cross_entropy(output, target, self.label_smoothing)
-        if not self.consistency:
-            return loss
-        again = self(batch)
-        both = (loss + self.cross_entropy(again, target, self.label_smoothing)) / 2
-        rows = self.compared(batch)
-        return both + self.consistency * inconsistency(output[rows], again[rows])
-
-    def compared(self, batch: dict[str, Tensor]) -> Any:
-        """Return the index of the answers on which two passes are to agree: those that have a label."""
-        target = batch["target"]
-        return slice(None) if target.is_floating_point() else target != IGNORED
+        """Return the mean cross-entropy with label smoothing."""
+        return self.cross_entropy(output, batch["target"], self.label_smoothing)
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean over labelled vectors (or sets) of the cross-entropy; 0 where none is labelled.
@@ -151,22 +134,6 @@ class ClassificationTask(Task):
         loss = F.cross_entropy(logits.double(), targets)
         scores = classification(targets.numpy(), logits.argmax(-1).numpy(), self.classes, seed=seed)
         return {"test/loss": float(loss), **scores}
-
-
-def inconsistency(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
-    """Return the mean of ``|p - m|^2`` over answers and two passes, for m the sharpened mean of both passes' p.
-
-    Args:
-        first, second: logits ``(..., C)`` of two passes.
-        temperature: T; m is the mean of both probabilities to the power 1/T, normalised, and has no gradient.
-
-    Source: Feng et al. 2020, "Graph Random Neural Networks", section 3.2.
-    """
-    p, q = (logits.float().softmax(-1) for logits in (first, second))
-    mean = ((p + q) / 2).detach() ** (1 / temperature)
-    mean = mean / mean.sum(-1, keepdim=True)
-    each = ((p - mean).square() + (q - mean).square()).sum(-1) / 2
-    return each.sum() / max(1, each.numel())
 
 
 def joined(remembered: list[Any]) -> tuple[Tensor, Tensor]:

@@ -69,10 +69,6 @@ class NodeTask(ClassificationTask):
         """Return the function that batches."""
         return NodeCollate(self.tokenizer, train=train)
 
-    def compared(self, batch: dict[str, Tensor]) -> Any:
-        """Two passes are to agree on all nodes, whether they have a label or not (Feng et al. 2020, section 3.2)."""
-        return batch["mask"] if "mask" in batch and batch["target"].ndim == 2 else slice(None)
-
     def floor(self, data: Data) -> np.ndarray | None:
         """Judge logistic regression on the features of the nodes, or on their mean over each graph."""
         train, test = (_tabled(split) for split in (data.train, data.test))

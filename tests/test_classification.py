@@ -17,7 +17,7 @@ from vsattn.errors import ConfigError, DataError, ShapeError
 from vsattn.heads import MeanHead, VectorHead
 from vsattn.model import Model
 from vsattn.predictor import Predictor
-from vsattn.tasks.classification import IGNORED, ClassificationTask, inconsistency
+from vsattn.tasks.classification import IGNORED, ClassificationTask
 from vsattn.tasks.data.images import Digits
 from vsattn.tasks.report import linear_floor
 from vsattn.tokenizers.base import Tokenizer
@@ -81,34 +81,6 @@ def test_the_loss_is_the_mean_over_labelled_vectors(task) -> None:
     assert float(metrics["accuracy"].compute()) == pytest.approx(accuracy_score(labels, logits.argmax(-1)))
     kept, targets = task.remember(output, batch)
     assert torch.equal(kept, logits) and torch.equal(targets, labels)
-
-
-def test_two_passes_are_to_agree_on_what_is_labelled(task) -> None:
-    torch.manual_seed(0)
-    batch = task.collate(PAIRS)
-    target = batch["target"]
-    first, second = torch.randn(2, *target.shape, 3)
-    passes = iter([second])
-    task.forward = lambda batch: next(passes)
-    task.consistency = 0.7
-    p, q = first[target != IGNORED], second[target != IGNORED]
-    labels = target[target != IGNORED]
-    entropy = (F.cross_entropy(p, labels, label_smoothing=0.1) + F.cross_entropy(q, labels, label_smoothing=0.1)) / 2
-    distance = inconsistency(p, q)
-    assert distance == inconsistency(q, p) > 0
-    assert torch.allclose(task.training_loss(first, batch), entropy + 0.7 * distance)
-    assert torch.allclose(task.loss(first, batch), F.cross_entropy(p, labels))
-    with pytest.raises(ConfigError, match=r"consistency is 0 \(off\) or positive, not -1"):
-        ClassificationTask(task.model, task.tokenizer, ["a", "b"], consistency=-1)
-
-
-def test_inconsistency_by_hand() -> None:
-    logits = torch.tensor([[[0.6, 0.4], [0.8, 0.2]], [[0.5, 0.5], [0.5, 0.5]]]).log()  # two rows for each of two passes
-    # means (0.55, 0.45) and (0.65, 0.35), squared and normalised: 0.3025 / 0.505, 0.4225 / 0.545
-    first, second = 0.3025 / 0.505, 0.4225 / 0.545
-    expected = sum(2 * (p - m) ** 2 for p, m in ((0.6, first), (0.5, first), (0.8, second), (0.5, second))) / 4
-    assert float(inconsistency(*logits)) == pytest.approx(expected)
-    assert inconsistency(torch.zeros(0, 3), torch.zeros(0, 3)) == 0
 
 
 def test_a_batch_without_labels_has_loss_0_and_gradients_0(task) -> None:

@@ -23,7 +23,7 @@ from vsattn.heads import MeanHead, VectorHead
 from vsattn.model import Model
 from vsattn.structure import Edges
 from vsattn.tasks.checks import faults
-from vsattn.tasks.classification import IGNORED, inconsistency
+from vsattn.tasks.classification import IGNORED
 from vsattn.tasks.data.graphs import DigitsGraph, Karate, labelled_graph
 from vsattn.tasks.data.own_graph import OwnGraph
 from vsattn.tasks.data.sampling import Seeds
@@ -198,21 +198,6 @@ def test_layers_that_see_the_whole_graph() -> None:
         assert bool(((before - after)[0, 1:].abs() > 1e-6).any()) is sees
     with pytest.raises(ConfigError, match="global_every is at least 1"):
         TransformerEncoder(8, 1, 1, global_every=0)
-
-
-def test_two_passes_are_to_agree_on_all_nodes() -> None:
-    """Labelled or not, but not where a smaller graph of the batch has no node."""
-    torch.manual_seed(0)
-    graphs = [Graph(torch.rand(n, 2), torch.randint(n, (2, 6))) for n in (5, 3)]
-    tokenizer = GraphNodes().fit(graphs)
-    model = Model(tokenizer.embedder(8), TransformerEncoder(8, 1, 2), VectorHead(8, 3))
-    task = NodeTask(model, tokenizer, ["a", "b", "c"], consistency=2.0)
-    batch = task.collate([(graph, torch.tensor([1] + [IGNORED] * (len(graph.x) - 1))) for graph in graphs])
-    first, second = torch.randn(2, 2, 5, 3)
-    task.forward = lambda batch: second
-    p, q = (torch.cat([logits[0], logits[1, :3]]) for logits in (first, second))
-    plain = (task.loss(first, batch) + task.loss(second, batch)) / 2
-    assert torch.allclose(task.training_loss(first, batch), plain + 2.0 * inconsistency(p, q))
 
 
 def test_a_drawing_of_a_large_graph_changes_no_random_number(tmp_path: Path) -> None:
