@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -119,7 +120,8 @@ class LabelingTask(ClassificationTask):
         """Write CoNLL-U: a CoNLL-U file (``.conllu``) as it is but for the predicted column, or a new one of words.
 
         Other files are read as text, one sentence a line with spaces between the words; Python sources (``.py``) as
-        tokens. Labels that have no column of their own are written into MISC, as ``Label=...``.
+        tokens. Labels that have no column of their own are written into MISC, as ``Label=...``. A spelling that got two
+        labels is shown on standard error.
 
         Raises:
             DataError: naming a file that cannot be read, and the line.
@@ -129,14 +131,19 @@ class LabelingTask(ClassificationTask):
         known = {name: settings.get(name, parameter.default) for name, parameter in parameters.items()}
         column = known.get("column", "misc:Label")
         written = ""
+        rows: list[Row] = []
         for path in inputs:
             if written and not written.endswith(("\n\n", "\n\r\n")):  # a file may end within its last sentence
                 out.write("\n" if written.endswith("\n") else "\n\n")
             sentences = _read(Path(path), known.get("max_length", MAX_LENGTH))
             answers = predictor.predict(sentence.words for sentence in sentences)
             for sentence, answer in zip(sentences, answers, strict=True):
-                written = sentence.filled(column, [word.label for word in answer])
+                labels = [word.label for word in answer]
+                rows.append((sentence.words, labels, labels))
+                written = sentence.filled(column, labels)
                 out.write(written)
+        if (pair := two_ways(rows)) is not None:
+            print(f"one spelling, two labels: {pair.describe()}", file=sys.stderr)
 
     def _named(self, flat: np.ndarray, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
         """Cut classes ``(n,)`` into sentences, and name them."""

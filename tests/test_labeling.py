@@ -232,6 +232,7 @@ def test_context_is_learned_and_files_are_labelled(files, head, capsys) -> None:
     plain.write_text("the can we can\n\nwe can\n")
     out = io.StringIO()
     LabelingTask.write_predictions(predictor, [plain, plain], out)
+    assert "one spelling, two labels: 'can' is NOUN in 'the [can] we can'" in capsys.readouterr().err
     parsed = conllu.parse(out.getvalue())
     assert [[(t["form"], t["upos"]) for t in s] for s in parsed[:2]] == [
         [("the", "DET"), ("can", "NOUN"), ("we", "PRON"), ("can", "VERB")], [("we", "PRON"), ("can", "VERB")]
