@@ -131,6 +131,10 @@ class Task(pl.LightningModule, ABC):
         """
         return None
 
+    def unused(self, batch: dict[str, Tensor]) -> str:
+        """Return what a run says at its start of data that this model does not look at; "" where it sees all."""
+        return ""
+
     @staticmethod
     def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
         """Answer for files, in the form that suits the task; each task that can says how.

@@ -35,7 +35,7 @@ def collect(folder: Path, models: Sequence[str], seeds: Sequence[int], metrics: 
                 if found.get(key) is not None:
                     row[name].append(found[key])
             if found.get("floor/name"):
-                floor = {"model": found["floor/name"], "failed": [], metrics[0]: [found["floor/accuracy"]]}
+                floor = {"model": found["floor/name"], "failed": [], "test/accuracy": [found["floor/accuracy"]]}
         rows.append(row)
     return rows if floor is None else [*rows, floor]
 
@@ -57,11 +57,11 @@ def report(rows: list[dict[str, Any]], metrics: Sequence[str], folder: Path, *, 
 
 def table(rows: list[dict[str, Any]], metrics: Sequence[str]) -> list[list[str]]:
     """Return heading and lines: mean ± standard deviation of each metric in per cent, then mean costs and runs."""
-    lines = [["model", *(f"{_label(name)} %" for name in metrics), *COSTS, "runs"]]
+    lines = [["model", *map(_label, metrics), *COSTS, "runs"]]
     for row in rows:
-        shares = [_spread([100 * value for value in row.get(name, [])]) for name in metrics]
+        shares = [_spread([_factor(name) * value for value in row.get(name, [])]) for name in metrics]
         costs = [f"{statistics.fmean(row[name]):,.0f}" if row.get(name) else "" for name in COSTS]
-        runs = str(len(row[metrics[0]])) if "parameters" in row else ""
+        runs = str(len(row["seconds"])) if "parameters" in row else ""
         failed = f" (failed: {', '.join(map(str, row['failed']))})" if row["failed"] else ""
         lines.append([row["model"], *shares, *costs, runs + failed])
     return lines
@@ -72,7 +72,7 @@ def picture(rows: list[dict[str, Any]], metric: str, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     models = [row for row in rows if "parameters" in row and row[metric]]
-    floors = [row for row in rows if "parameters" not in row]
+    floors = [row for row in rows if "parameters" not in row and metric in row]
     panels = [metric, *(name for name in COSTS if any(row[name] for row in models))]
     figure = Figure(figsize=(4.2 + 2.6 * len(panels), 1.6 + 0.42 * len(models)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[2.0] + [1.0] * (len(panels) - 1))[
@@ -81,26 +81,31 @@ def picture(rows: list[dict[str, Any]], metric: str, path: Path) -> Path:
     places = list(range(len(models)))[::-1]
     for axis, name in zip(axes, panels, strict=True):
         for place, row in zip(places, models, strict=True):
-            values = [100 * value if name == metric else value for value in row[name]]
+            values = [_factor(name) * value if name == metric else value for value in row[name]]
             if name == metric:
                 axis.plot(values, [place] * len(values), "o", color=TRAIN, alpha=0.6)
                 axis.plot([statistics.fmean(values)] * 2, [place - 0.3, place + 0.3], color=TRAIN, linewidth=2)
             elif values:
                 axis.barh(place, statistics.fmean(values), height=0.6, color=TRAIN, alpha=0.8)
-        axis.set_xlabel(f"{_label(name)}, %" if name == metric else name)
+        axis.set_xlabel(_label(name) if name == metric else name)
         axis.grid(axis="x", alpha=0.3)
         axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
     for row in floors:
-        axes[0].axvline(100 * row[metric][0], color=VAL, linestyle="--", label=row["model"])
+        axes[0].axvline(_factor(metric) * row[metric][0], color=VAL, linestyle="--", label=row["model"])
         axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=9)
     axes[0].set_yticks(places, [row["model"] for row in models])
     axes[0].set_ylim(-0.6, len(models) - 0.4)
     return save_figure(figure, path)
 
 
+def _factor(metric: str) -> int:
+    """Shares are shown in per cent, a loss is in nats, a number of words a number."""
+    return 100 if any(part in metric for part in ("accuracy", "f1", "precision", "recall", "wer")) else 1
+
+
 def _label(metric: str) -> str:
-    return metric.removeprefix("test/").replace("_", " ")
+    return metric.removeprefix("test/").replace("_", " ") + (" %" if _factor(metric) == 100 else "")
 
 
 def _spread(values: list[float]) -> str:

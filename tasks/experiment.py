@@ -120,6 +120,7 @@ def announce(config: dict[str, Any], folder: Path, task: Task, data: Data) -> No
         vector_set = task.model.embedder(batch)  # type: ignore[operator, union-attr]
         output = task(batch)
         task.loss(output, batch)
+        unused = task.unused(batch)
     task.train()
     inputs = " ".join(f"{name} {tuple(value.shape[1:])}" for name, value in batch.items() if name != "target")
     grid = f" in a grid of {vector_set.grid[0]} x {vector_set.grid[1]}" if vector_set.grid else ""
@@ -137,6 +138,7 @@ def announce(config: dict[str, Any], folder: Path, task: Task, data: Data) -> No
         "device": f"{device}, {torch.get_num_threads()} threads",
         "folder": str(folder),
     }
+    lines |= {"note": unused} if unused else {}
     for name, text in lines.items():
         print(f"{name:9} {text}", flush=True)
 
@@ -176,14 +178,17 @@ def _stages(model: torch.nn.Module) -> list[Any]:
 def report(result: Result, config: dict[str, Any], started: float) -> None:
     """Draw the plots, complete and write the metrics, and print the table and where everything lies."""
     task, folder, metrics = result.task, result.folder, result.metrics
-    metrics["peak_memory_mb"] = peak_memory()
-    curves(result.rows, folder / "plots" / "curves.png", best_epoch=metrics.get("best_epoch"))
-    task.draw(folder / "plots", result.data)
-    metrics |= floor(task, result.data, config["seed"])
+    metrics["peak_memory_mb"] = peak_memory(result.trainer.strategy.root_device)
     metrics["parameters"] = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     metrics["seed"] = config["seed"]
     metrics["device"] = str(result.trainer.strategy.root_device)
     metrics |= environment()
+    write_metrics(
+        metrics, folder / "metrics.json"
+    )  # before what is drawn and compared, so that no fault there loses it
+    curves(result.rows, folder / "plots" / "curves.png", best_epoch=metrics.get("best_epoch"))
+    task.draw(folder / "plots", result.data)
+    metrics |= floor(task, result.data, config["seed"])
     show_tables(metrics)
     metrics["wall_seconds"] = time.time() - started
     write_metrics(metrics, folder / "metrics.json")

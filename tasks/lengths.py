@@ -7,6 +7,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,16 @@ def measure(name: str, lengths: tuple[int, ...] = LENGTHS) -> list[dict[str, Any
 
 
 def measure_all() -> list[dict[str, Any]]:
-    """Measure every encoder, each in a fresh process, and how far each one sees in 129 vectors, from the middle.
+    """Measure every encoder, each in a fresh process, and how far each one sees from the middle of 257 vectors.
 
     Raises:
         VsattnError: when a process fails.
     """
     rows = []
     for name in ENCODERS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
-                found = pool.apply(measure, (name,))
+                found = pool.submit(measure, name).result()
             except (OSError, RuntimeError) as error:
                 raise VsattnError(f"{name} could not be measured: {error}") from error
         left, right = reach(ENCODERS[name](), 257, 128)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import vsattn
 
@@ -73,6 +74,8 @@ def linear_floor(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if len(np.unique(train_targets)) == 1:
+        return test_targets == train_targets[0]
     machine = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return machine.fit(train, train_targets).predict(test) == test_targets
 
@@ -101,18 +104,24 @@ def git_revision(checkout: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def peak_memory() -> float | None:
-    """Return the most memory that this process has held so far, in MB; None where the system does not say."""
+def peak_memory(device: str | torch.device = "cpu") -> float | None:
+    """Return the most memory that this process has held so far, in MB; None where the system does not say.
+
+    Args:
+        device: whose memory; of a GPU it is what PyTorch's tensors have held.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, whose getrusage counts what a process held before it became this program
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1e3
+        return int(line.split()[1]) * 1.024e-3  # what is called kB there has 1,024 bytes
     try:
         import resource
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, kilobytes elsewhere
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+    return peak * (1e-6 if sys.platform == "darwin" else 1.024e-3)
 
 
 def write_metrics(metrics: dict[str, Any], path: Path) -> None:

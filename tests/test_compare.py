@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 from vsattn.compare import main
 from vsattn.tasks.comparison import collect, picture, table
-from vsattn.tasks.lengths import ENCODERS, measure
+from vsattn.tasks.lengths import measure
 from vsattn.tasks.lengths import picture as picture_of_lengths
 from vsattn.tasks.lengths import table as table_of_lengths
 
@@ -53,6 +55,8 @@ def test_models_are_compared_and_one_that_fails_does_not_stop_the_others(folder:
         (["models=cn"], "models=cn: there is no such model; did you mean 'cnn'?"),
         (["compare.models=3"], "compare.models: names with lists of words"),
         (["compare.seeds=[]"], "compare.seeds: a list of whole numbers"),
+        (["compare.seeds=[0,0]"], "compare.seeds: each seed once"),
+        (["lengths", "-cd", "mine"], "lengths takes no words"),
         (["compare.metrics=[]"], "compare.metrics: a list of names"),
         (["+compare.sseds=[1]"], "did you mean 'seeds'?"),
         (["-o"], "-o needs a folder"),
@@ -85,9 +89,12 @@ def test_mean_and_deviation_over_seeds(folder: Path) -> None:
 
 
 def test_what_length_costs(folder: Path) -> None:
-    rows = [{**row, "reach_left": 1, "reach_right": 2} for name in list(ENCODERS)[:2] for row in measure(name, (8, 16))]
-    assert [row["length"] for row in rows] == [8, 16, 8, 16]
-    assert all(row["milliseconds"] > 0 and row["peak_mb"] >= 0 for row in rows)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(measure, "attention", (8, 2048)).result()
+    rows = [{**row, "reach_left": 1, "reach_right": 2} for row in found]
+    assert [row["length"] for row in rows] == [8, 2048]
+    assert rows[0]["milliseconds"] < rows[1]["milliseconds"]
+    assert rows[1]["peak_mb"] > 4 * 2048 * 64 * 4 / 1e6  # more than one layer's vectors
     full = [{**rows[0], "encoder": name, "length": 2**i} for name in ("a", "b") for i in range(5, 13)]
     heading, *lines = table_of_lengths(full)
     assert heading[0] == "encoder" and [line[:2] for line in lines] == [["a", "1, 2"], ["b", "1, 2"]]

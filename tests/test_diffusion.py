@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch_geometric.nn import APPNP, GATConv
 from vsattn.attention import attention_weights
 from vsattn.encoders import DiffusionEncoder
 from vsattn.encoders.diffusion import DiffusionLayer
-from vsattn.errors import ConfigError
+from vsattn.errors import ConfigError, ShapeError
 from vsattn.scores import Cosine, SplitAdditive
 from vsattn.structure import Edges, Full
 from vsattn.vectorset import VectorSet
@@ -67,7 +69,18 @@ def test_dropout_takes_other_weights_at_each_hop_in_training_alone() -> None:
     graph = VectorSet(torch.randn(1, 6, 8, dtype=torch.float64), structure=Edges(INDEX))
     assert torch.equal(layer(graph).x, layer(graph).x)
     layer.train()
-    assert not torch.equal(layer(graph).x, layer(graph).x)
+    chain = VectorSet(torch.eye(8, dtype=torch.float64)[None], structure=Edges(torch.arange(8).expand(2, 8)))
+    layer.teleport = 0.0  # each node sees itself alone: what is left of it is a power of 1 / 0.5, or nothing
+    left = [bool(layer(chain).x[0, 0, 0]) for _ in range(400)]  # all of 5 hops must keep it
+    assert 0 < sum(left) / 400 < 0.15  # 1/32 of the time; 1/2 if one mask were used for all hops
+
+
+def test_too_many_pairs_for_the_dense_form() -> None:
+    size = 12_000
+    layer = DiffusionLayer(8, 1, hops=1, teleport=0.1, score=partial(Cosine, normalizer="sparsemax"))
+    ring = Edges(torch.stack([torch.arange(size), torch.arange(size).roll(1)]))
+    with pytest.raises(ShapeError, match="sparsemax is computed for dense rows alone; use Edges and a score with"):
+        layer(VectorSet(torch.zeros(1, size, 8), structure=ring))
 
 
 def test_two_layers_of_one_hop_are_gat() -> None:

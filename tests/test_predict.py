@@ -49,6 +49,7 @@ def test_pictures_of_a_folder(trained: Path, pictures: Path, tmp_path: Path, cap
         ([], 2, "ckpt: is missing; add ckpt=PATH"),
         (["ckpt=x", "inptu=y"], 2, "did you mean 'input'?"),
         (["x"], 2, "x: settings are written key=value"),
+        (["ckpt=x", "input=a.png", "input=b.png"], 2, "input is given twice; several files are written input=a,b"),
         (["ckpt=nowhere", "input=nothing.png"], 1, "there is no nothing.png"),
         (["ckpt=nowhere", "input=."], 1, "there is no checkpoint nowhere"),
         (["ckpt=RUN", "input=PICTURES/notes.txt"], 1, "notes.txt"),
@@ -63,9 +64,25 @@ def test_mistakes(words: list[str], code: int, says: str, trained: Path, picture
     assert says in capsys.readouterr().err
 
 
+def test_a_failure_leaves_the_output_that_was_there(trained: Path, pictures: Path, capsys) -> None:
+    (pictures / "out.tsv").write_text("mine")
+    words = [
+        f"ckpt={trained}",
+        f"input={pictures / 'b.png'},{pictures / 'notes.txt'}",
+        f"output={pictures / 'out.tsv'}",
+    ]
+    assert main(words) == 1
+    assert (pictures / "out.tsv").read_text() == "mine" and not (pictures / "out.tsv.part").exists()
+    own = pictures / "own.png"
+    own.write_bytes((pictures / "b.png").read_bytes())
+    assert main([f"ckpt={trained}", f"input={own}", f"output={own}"]) == 0
+    assert own.read_text().startswith(f"{own}\t")
+
+
 def test_a_task_that_writes_nothing_says_so(trained: Path, pictures: Path, tmp_path: Path, capsys) -> None:
     checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     for target, says in (
+        (None, "does not say by which task"),
         ("vsattn.tasks.classification.ClassificationTask", "writes no predictions"),
         ("vsattn.encoders.ConvEncoder", "trained by ConvEncoder, which is no task"),
     ):

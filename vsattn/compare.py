@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words, folder = _option(words, "-o", "--output")
         words, config_dir = _option(words, "-cd", "--config-dir")
         if words[:1] == ["lengths"]:
-            return _lengths(words[1:], folder)
+            return _lengths([*words[1:], *([] if config_dir is None else ["--config-dir"])], folder)
         return _compare(words, folder, config_dir)
     except ConfigError as error:
         return fail(error, 2, "vsattn.compare")
@@ -84,7 +85,7 @@ def _compare(words: list[str], folder: str | None, config_dir: str | None) -> in
 
     own = [] if config_dir is None else ["--config-dir", config_dir]
     chosen = [name for word in words if word.startswith("models=") for name in word.removeprefix("models=").split(",")]
-    command = " ".join(["python -m vsattn.compare", *words])
+    command = shlex.join(["python", "-m", "vsattn.compare", *words, *own])
     words = [word for word in words if not word.startswith("models=")]
     config, plan = _plan(words, chosen, config_dir)
     runs = {
@@ -101,6 +102,9 @@ def _compare(words: list[str], folder: str | None, config_dir: str | None) -> in
     for (name, seed), arguments in runs.items():
         failed += not _run(arguments, own, target / name / f"seed_{seed}")
     rows = collect(target, plan["models"], plan["seeds"], plan["metrics"])
+    for name in plan["metrics"]:
+        if not any(row.get(name) for row in rows):
+            print(f"no run has the metric {name}; see any metrics.json for the names", flush=True)
     report(rows, plan["metrics"], target, command=command)
     return 1 if failed else 0
 
@@ -123,6 +127,8 @@ def _plan(words: list[str], chosen: list[str], config_dir: str | None) -> tuple[
         faults.append(f"compare.models: names with lists of words, such as {{rnn: [encoder=rnn]}}, not {models!r}")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         faults.append(f"compare.seeds: a list of whole numbers, such as [0,1,2], not {seeds!r}")
+    elif len(set(seeds)) < len(seeds):
+        faults.append(f"compare.seeds: each seed once, unlike {seeds!r}")
     if not isinstance(metrics, list) or not metrics or not all(isinstance(name, str) for name in metrics):
         faults.append(f"compare.metrics: a list of names in metrics.json, such as [test/accuracy], not {metrics!r}")
     if faults:
@@ -158,7 +164,7 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     log = folder.parent / f"{folder.name}.log"
     started = time.time()
     with log.open("w", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "vsattn.run", *words, *options, f"hydra.run.dir='{folder}'"]
+        command = [sys.executable, "-m", "vsattn.run", *words, *options, "hydra.run.dir=" + _quoted(folder)]
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code == 130:
         raise KeyboardInterrupt
@@ -169,6 +175,12 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     else:
         print(f"{name}: {time.time() - started:.0f} s", flush=True)
     return code == 0
+
+
+def _quoted(folder: Path) -> str:
+    """Return a path as a word of Hydra's, which reads quotes and backslashes before them."""
+    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 def _folder(given: str | None, name: str) -> Path:

@@ -91,7 +91,7 @@ class AttentionHead(Head):
 
     def __init__(self, dim: int, num_classes: int, *, num_heads: int = 1, dropout: float = 0.0) -> None:
         super().__init__(dim, num_classes, dropout=dropout)
-        if dim % num_heads:
+        if num_heads < 1 or dim % num_heads:
             raise ConfigError(f"AttentionHead.num_heads {num_heads} does not divide the width {dim}")
         self.query = nn.Parameter(torch.empty(1, num_heads, 1, dim // num_heads).normal_())
 

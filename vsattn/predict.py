@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ def _read(words: list[str]) -> dict[str, str]:
         key, sign, value = word.partition("=")
         if not sign or not value:
             faults.append(f"{word}: settings are written key=value, such as ckpt=FOLDER")
+        elif key in given:
+            faults.append(f"{word}: {key} is given twice; several files are written {key}=a,b")
         elif key not in KEYS:
             faults.append(f"{word}: there is no setting '{key}'; {nearest(key, KEYS)}")
         else:
@@ -66,11 +69,14 @@ def _predict(ckpt: str, inputs: list[Path], output: str | None) -> None:
     if missing:
         raise DataError(f"there is no {', '.join(missing)}")
     from vsattn.build import resolve
-    from vsattn.checkpoint import load, read
+    from vsattn.checkpoint import load
     from vsattn.tasks.base import Task
 
     predictor = load(ckpt)
-    task: Any = resolve(read(ckpt)["vsattn"]["config"]["task"]["_target_"])
+    target = (predictor.config.get("task") or {}).get("_target_")
+    if target is None:
+        raise DataError(f"{ckpt} does not say by which task it was trained; use vsattn.load(...).predict(items)")
+    task: Any = resolve(target)
     if not issubclass(task, Task):
         raise DataError(f"{ckpt} was trained by {task.__name__}, which is no task")
     with _open(output) as out:
@@ -79,13 +85,18 @@ def _predict(ckpt: str, inputs: list[Path], output: str | None) -> None:
 
 @contextlib.contextmanager
 def _open(output: str | None) -> Iterator[TextIO]:
+    """Yield where answers go: a file takes its place when all is answered, so that a failure leaves what was there."""
     if output is None:
         yield sys.stdout
         return
+    answers = io.StringIO()
+    yield answers
+    part = Path(f"{output}.part")
     try:
-        with Path(output).open("w", encoding="utf-8") as file:
-            yield file
+        part.write_text(answers.getvalue(), encoding="utf-8")
+        part.replace(output)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise DataError(f"{output} cannot be written: {error.strerror or error}") from error
 
 

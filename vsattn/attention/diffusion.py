@@ -9,7 +9,9 @@ from torch import Tensor
 
 from vsattn.attention.case import Case
 from vsattn.attention.edges import by_head, edge_weights, edges_refuses
+from vsattn.attention.kernels import MAX_DENSE_PAIRS, num_pairs
 from vsattn.attention.reference import reference_weights
+from vsattn.errors import ShapeError
 from vsattn.sparse import edge_sum
 
 
@@ -24,6 +26,9 @@ def diffuse(case: Case, hops: int, teleport: float) -> Tensor:
         hops: K, at least 1.
         teleport: a, in [0, 1); the weight of a vector's own value at each hop.
 
+    Raises:
+        ShapeError: for more than `MAX_DENSE_PAIRS` pairs where there is no graph with a softmax.
+
     Source: Wang et al. 2021, "Multi-hop Attention Graph Neural Network", equation 6; with uniform weights it is
     personalised PageRank (Gasteiger et al. 2019, equation 5).
     """
@@ -31,6 +36,11 @@ def diffuse(case: Case, hops: int, teleport: float) -> Tensor:
         pair, value, weights = edge_weights(case)
         mixed = _hops(value, weights, lambda w, z: edge_sum(w, z, pair.edges), case.dropout, hops, teleport)
         return by_head(mixed, case)
+    if num_pairs(case) > MAX_DENSE_PAIRS:
+        raise ShapeError(
+            f"diffusion over {num_pairs(case)} pairs would keep them all (limit {MAX_DENSE_PAIRS}), because "
+            f"{edges_refuses(case)}; use Edges and a score with a softmax, or smaller sets"
+        )
     return _hops(case.value, reference_weights(case), lambda w, z: w @ z, case.dropout, hops, teleport)
 
 

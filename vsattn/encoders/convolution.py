@@ -29,8 +29,10 @@ class ConvEncoder(Encoder):
         self, dim: int, num_layers: int, *, kernel_size: int = 3, dimensions: int = 2, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if kernel_size % 2 != 1:
-            raise ConfigError(f"ConvEncoder.kernel_size must be odd, not {kernel_size}")
+        if num_layers < 1 or kernel_size < 1 or kernel_size % 2 != 1:
+            raise ConfigError(
+                f"ConvEncoder.num_layers is at least 1 and kernel_size odd, not {num_layers} and {kernel_size}"
+            )
         if dimensions not in (1, 2):
             raise ConfigError(f"ConvEncoder.dimensions is 1 (sequences) or 2 (grids), not {dimensions}")
         self.dimensions = dimensions

@@ -64,8 +64,6 @@ class DiffusionLayer(nn.Module):
     def forward(self, vector_set: VectorSet) -> VectorSet:
         """Map ``(B, N, D)`` to ``(B, N, D)``."""
         x = vector_set.x
-        if vector_set.mask is not None:
-            x = x.masked_fill(~vector_set.mask[..., None], 0.0)
         q, k, v = (self._heads(vectors) for vectors in (self.query_proj(x), self.key_proj(x), x))
         dropout = self.dropout if self.training else 0.0
         case = make_case(q, k, v, vector_set, vector_set, vector_set.structure, self.score, None, dropout)

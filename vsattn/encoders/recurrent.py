@@ -42,6 +42,10 @@ class RecurrentEncoder(Encoder):
         if cell not in cells:
             raise ConfigError(f"RecurrentEncoder.cell is one of {', '.join(cells)}, not {cell!r}")
         width, ways = dim if hidden_dim is None else hidden_dim, 2 if bidirectional else 1
+        if num_layers < 1 or width < 1:
+            raise ConfigError(
+                f"RecurrentEncoder.num_layers and hidden_dim are at least 1, not {num_layers} and {width}"
+            )
         if width % ways:
             raise ConfigError(f"RecurrentEncoder reads both ways with half of the width each; {width} is odd")
         between = dropout if num_layers > 1 else 0.0
@@ -52,7 +56,7 @@ class RecurrentEncoder(Encoder):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, vector_set: VectorSet) -> VectorSet:
-        """Map ``(B, N, D)`` to ``(B, N, D)``; an empty sequence stays empty.
+        """Map ``(B, N, D)`` to ``(B, N, D)``; what is padding alone gives finite numbers.
 
         Raises:
             ShapeError: for a set that is no sequence, has a structure of its own, or padding before real vectors.

@@ -13,6 +13,7 @@ from vsattn.attention import MultiHeadAttention
 from vsattn.encoders.base import Encoder
 from vsattn.errors import ConfigError
 from vsattn.layers import FeedForward, LayerNorm, Norm, TransformerBlock, drop_path_rates
+from vsattn.structure import Full
 from vsattn.vectorset import VectorSet
 
 
@@ -34,8 +35,8 @@ class TransformerEncoder(Encoder):
         dropout: on the residual branches and on the input.
         drop_path: of the last layer; it grows linearly from 0 at the first.
         num_prefix: learned vectors put before each set: the first is the CLS vector, the others registers.
-        global_every: k, for a set with `Edges` or a `Window`: layers k, 2k, ... see the whole set, the others what that
-            allows. None makes no layer global that ``attention`` does not make so.
+        global_every: k, at most ``num_layers``, for a set with `Edges`: layers k, 2k, ... see the whole set, the others
+            what its structure allows. None makes no layer global that ``attention`` does not make so.
 
     Raises:
         ConfigError: for numbers out of range.
@@ -61,8 +62,8 @@ class TransformerEncoder(Encoder):
             raise ConfigError(f"num_layers is at least 1 and num_prefix at least 0, not {num_layers} and {num_prefix}")
         if norm_placement not in ("pre", "post", "sandwich", "deepnorm"):
             raise ConfigError(f"norm_placement is 'pre', 'post', 'sandwich' or 'deepnorm', not {norm_placement!r}")
-        if global_every is not None and global_every < 1:
-            raise ConfigError(f"TransformerEncoder.global_every is at least 1, or None, not {global_every}")
+        if global_every is not None and not 1 <= global_every <= num_layers:
+            raise ConfigError(f"global_every is in 1 .. num_layers {num_layers}, or None, not {global_every}")
         self.prefix = nn.Parameter(torch.empty(num_prefix, dim).normal_(std=0.02)) if num_prefix else None
         self.dropout = nn.Dropout(dropout)
         own = [
@@ -81,6 +82,12 @@ class TransformerEncoder(Encoder):
             )
             for arguments, rate in zip(own, drop_path_rates(drop_path, num_layers), strict=True)
         )
+        limits = getattr(self.blocks[0].attention, "structure", Full())
+        if global_every and not isinstance(limits, Full):
+            raise ConfigError(
+                f"global_every drops what the set's own structure forbids, not the {type(limits).__name__} that every "
+                "layer has; use structure=full with it"
+            )
         self.norm = norm(dim) if norm_placement in ("pre", "sandwich") else None
         if norm_placement == "deepnorm":
             for block in self.blocks:

@@ -31,6 +31,8 @@ class WindowMLP(Encoder):
         if num_layers < 1 or reach < 0:
             raise ConfigError(f"WindowMLP.num_layers is at least 1 and reach at least 0, not {num_layers} and {reach}")
         hidden, self.reach = int(ratio * dim), reach
+        if hidden < 1:
+            raise ConfigError(f"WindowMLP.ratio {ratio} of width {dim} leaves no hidden layer")
         # A window joined by one matrix is a convolution, which need not copy each vector 2k + 1 times.
         self.window = nn.Conv1d(dim, hidden, 2 * reach + 1, padding=reach)
         layers: list[nn.Module] = [nn.GELU(), nn.Dropout(dropout)]
