@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vsattn.errors import ConfigError
+from vsattn.positions.graphs import GraphPositions
+from vsattn.relations import EdgeFeatures
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.graph import Graph
 
@@ -29,11 +32,22 @@ FLOOR_NODES = 10_000
 
 
 class NodeCollate(Collate):
-    """Batches graphs; of seed nodes of a large one it makes the one graph that is drawn around them."""
+    """Batches graphs; of seed nodes of a large one it makes the one graph that is drawn around them.
 
-    def __init__(self, tokenizer: Tokenizer, *, train: bool = False) -> None:
+    Args:
+        tokenizer: `GraphNodes`, fitted.
+        train: see :class:`~vsattn.tasks.classification.Collate`.
+        whole: the model needs whole graphs: seed nodes are refused.
+
+    Raises:
+        ConfigError: in use, for seed nodes all the same.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, train: bool = False, whole: bool = False) -> None:
         super().__init__(tokenizer, train=train)
-        self._samplers: WeakKeyDictionary[Graph, NeighborSampler] = WeakKeyDictionary()
+        self.whole = whole
+        # By graph: the sampler, and the tokenizer's state that its graph was prepared with.
+        self._samplers: WeakKeyDictionary[Graph, tuple[NeighborSampler, dict[str, Any]]] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_samplers"}
@@ -46,11 +60,16 @@ class NodeCollate(Collate):
         return super().__call__([self._drawn(pairs)] if isinstance(pairs[0][0], Seed) else pairs)
 
     def _drawn(self, pairs: list[tuple[Seed, int]]) -> tuple[Graph, Tensor]:
-        seed = pairs[0][0]
-        sampler = self._samplers.get(seed.graph)
-        if sampler is None or sampler.fan_outs != seed.fan_outs:
+        if self.whole:
+            raise ConfigError(
+                "positions made from the graph differ on a drawn part of it, and data.fan_outs or "
+                "data.evaluation_fan_outs draws parts: use positions=none, or leave both null"
+            )
+        seed, state = pairs[0][0], self.tokenizer.state
+        sampler, fitted = self._samplers.get(seed.graph, (None, None))
+        if sampler is None or sampler.fan_outs != seed.fan_outs or fitted is not state:
             sampler = NeighborSampler(self.tokenizer.prepare(seed.graph), seed.fan_outs)  # type: ignore[attr-defined]
-            self._samplers[seed.graph] = sampler
+            self._samplers[seed.graph] = sampler, state
         part, nodes = sampler.sample(torch.tensor([item.node for item, _ in pairs]))
         target = torch.full((len(nodes),), IGNORED)
         target[: len(pairs)] = torch.tensor([label for _, label in pairs])
@@ -67,7 +86,18 @@ class NodeTask(ClassificationTask):
 
     def collator(self, train: bool) -> NodeCollate:
         """Return the function that batches."""
-        return NodeCollate(self.tokenizer, train=train)
+        whole = isinstance(getattr(self.model, "positions", None), GraphPositions)
+        return NodeCollate(self.tokenizer, train=train, whole=whole)
+
+    def unused(self, batch: dict[str, Tensor]) -> str:
+        """Tell of features of edges that no relation reads."""
+        if "edge_attr" not in batch or any(isinstance(module, EdgeFeatures) for module in self.model.modules()):
+            return ""
+        width = batch["edge_attr"].shape[1]
+        return (
+            f"edges have {width} features, which this model does not look at; a Transformer does with "
+            f"relation=edge_features relation.edge_dim={width}"
+        )
 
     def floor(self, data: Data) -> np.ndarray | None:
         """Judge logistic regression on the features of the nodes, or on their mean over each graph."""
@@ -97,7 +127,8 @@ class NodeTask(ClassificationTask):
 
         Args:
             predictor: of a trained model.
-            inputs: graphs saved as ``.pt``, and tables ``nodes.csv`` each followed by its ``edges.csv``.
+            inputs: graphs saved as ``.pt``, and tables ``nodes.csv`` each followed by its ``edges.csv``; features are
+                known by their place: the same columns in the same order as in training.
             out: the text stream.
 
         Raises:
@@ -122,6 +153,7 @@ def _tabled(split: Any) -> tuple[np.ndarray, np.ndarray]:
     rows, labels = [], []
     for graph, target in split:
         x, target = graph.x.to_dense(), torch.as_tensor(target)
-        rows.append(x[target != IGNORED] if target.ndim else x.mean(0, keepdim=True))
-        labels.append(target[target != IGNORED])
+        known = target != IGNORED  # of a whole graph a single one, which indexes as a mask of one row
+        rows.append((x if target.ndim else x.mean(0))[known])
+        labels.append(target[known])
     return torch.cat(rows).numpy(), torch.cat(labels).numpy()

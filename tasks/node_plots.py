@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vsattn.tokenizers.graph import Graph
+from vsattn.tokenizers.graph import Graph, coalesce
 
 from .classification import IGNORED
 from .data.sampling import NeighborSampler
@@ -63,8 +63,8 @@ def _part(graph: Graph, predictions: Tensor) -> tuple[Graph, Tensor]:
     """Return what is drawn, and which nodes it holds."""
     if len(graph.x) <= DRAWN_NODES and graph.edge_index.shape[1] <= DRAWN_EDGES:
         return graph, torch.arange(len(graph.x))
-    both = torch.cat([graph.edge_index, graph.edge_index.flip(0)], 1).unique(dim=1)
-    sampler = NeighborSampler(Graph(torch.zeros(len(graph.x), 1), both, ready=True), [4, 3])
+    both, _ = coalesce(torch.cat([graph.edge_index, graph.edge_index.flip(0)], 1), None, len(graph.x))
+    sampler = NeighborSampler(Graph(torch.zeros(len(graph.x), 1), both), [4, 3])
     judged = (predictions != IGNORED).nonzero()[:, 0]
     with torch.random.fork_rng(devices=[]):  # a drawing changes no random number of the run
         torch.manual_seed(0)

@@ -1,10 +1,8 @@
-"""Graphs from files and data sets, and what is said when something is wrong with them."""
+"""Graphs from files and of scikit-learn, and what is said when something is wrong with them."""
 
 from __future__ import annotations
 
 import os
-import pickle
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,27 +13,17 @@ import torch
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
-from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.datasets import FakeDataset, KarateClub
-from torch_geometric.datasets import Planetoid as TheirPlanetoid
+from torch_geometric.data import Data
+from torch_geometric.datasets import KarateClub
 
 from vsattn.errors import ConfigError, DataError
 from vsattn.tasks.classification import IGNORED
 from vsattn.tasks.data.graphs import DigitsGraph, Karate
 from vsattn.tasks.data.own_graph import OwnGraph, read_adjacency, read_graphs
-from vsattn.tasks.data.pyg import Planetoid, PyG
+from vsattn.tokenizers.graph import Graph
 
-CORA = Path(__file__).parent.parent.parent / "shared" / "data" / "planetoid"
 NODES = "id,label,split,a,b\nx,red,train,1,2\ny,blue,val,3,4\nz,red,test,5,6\nw,,,7,8\n"
 EDGES = "source,target\nx,y\ny,z\nz,y\n"
-
-
-class Made(InMemoryDataset):
-    """A data set that is made of what it is given."""
-
-    def __init__(self, graphs: list[Data]) -> None:
-        super().__init__()
-        self.data, self.slices = self.collate(graphs)
 
 
 def set_up(data: Any, seed: int = 0) -> Any:
@@ -89,74 +77,6 @@ def test_karate_is_that_of_torch_geometric() -> None:
     assert (len(nodes_of(data, "val")), len(nodes_of(data, "test"))) == (10, 20)
 
 
-@pytest.mark.skipif(not CORA.is_dir(), reason=f"no Cora in {CORA}")
-def test_cora_is_that_of_torch_geometric_and_its_folder_may_be_read_only(tmp_path: Path, monkeypatch) -> None:
-    before = sorted(CORA.rglob("*"))
-    monkeypatch.setattr(os, "access", lambda path, mode: not (str(path).startswith(str(CORA)) and mode == os.W_OK))
-    data = set_up(Planetoid(CORA))
-    assert sorted(CORA.rglob("*")) == before
-    (tmp_path / "Cora").mkdir()
-    (tmp_path / "Cora" / "raw").symlink_to(CORA / "Cora" / "raw")
-    theirs = TheirPlanetoid(str(tmp_path), "Cora")[0]
-    ((graph, _),) = data.train
-    assert torch.equal(graph.x, theirs.x) and torch.equal(graph.edge_index, theirs.edge_index)
-    for split in ("train", "val", "test"):
-        assert nodes_of(data, split) == theirs[f"{split}_mask"].nonzero()[:, 0].tolist()
-    assert data.classes[3] == "neural networks" and len(data.classes) == 7
-    assert "140 train, 500 val, 1,000 test nodes (public split)" in data.describe()
-    assert pickle.loads(pickle.dumps(data)).describe() == data.describe()
-
-
-def test_planetoid_that_is_missing_or_damaged(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(TheirPlanetoid, "download", lambda self: (_ for _ in ()).throw(OSError("no network")))
-    with pytest.raises(
-        DataError, match=r"Cora could not be read or downloaded \(OSError: no network\).*lacks ind.cora.x,.*VSATTN_DATA"
-    ):
-        set_up(Planetoid(tmp_path / "none"))
-    raw = tmp_path / "Cora" / "raw"
-    raw.mkdir(parents=True)
-    for end in ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index"):
-        (raw / f"ind.cora.{end}").write_bytes(b"damaged")
-    with pytest.raises(DataError, match="has every file, and one may be damaged"):
-        set_up(Planetoid(tmp_path))
-    with pytest.raises(ConfigError, match="Cora, CiteSeer, PubMed, not 'cora'"):
-        Planetoid(tmp_path, name="cora")
-
-
-def test_a_data_set_with_masks_and_one_without() -> None:
-    torch.manual_seed(0)
-    graph = Data(x=torch.randn(60, 3), edge_index=torch.randint(60, (2, 90)), y=torch.arange(60) % 3)
-    data = set_up(PyG(partial(Made, [graph])))
-    parts = {split: nodes_of(data, split) for split in ("train", "val", "test")}
-    assert sorted(chain(*parts.values())) == list(range(60))
-    assert [(graph.y[part] == 0).sum().item() for part in parts.values()] == [13, 3, 4]
-    assert "drawn with seed 0" in data.describe()
-    draws = torch.rand(60, 2).argsort(0) // 20
-    for i, split in enumerate(("train", "val", "test")):
-        graph[f"{split}_mask"] = draws == i
-    found = set_up(PyG(partial(Made, [graph]), mask_column=1))
-    assert nodes_of(found, "val") == (draws[:, 1] == 1).nonzero()[:, 0].tolist()
-    graph.y = torch.rand(60, 4)
-    with pytest.raises(DataError, match="no single class per node or graph"):
-        set_up(PyG(partial(Made, [graph])))
-
-
-def test_many_graphs_with_a_class_each() -> None:
-    torch.manual_seed(0)
-    data = set_up(PyG(partial(FakeDataset, num_graphs=50, avg_num_nodes=12, num_classes=3)))
-    labels = [[label for _, label in split] for split in (data.train, data.val, data.test)]
-    assert sum(map(len, labels)) == 50 and all(isinstance(label, int) for label in chain(*labels))
-    for label in range(3):
-        assert labels[2].count(label) == round(0.2 * list(chain(*labels)).count(label))
-    assert list(data.lengths("val")) == [len(graph.x) for graph, _ in data.val]
-    assert "50 graphs" in data.describe()
-
-
-def test_a_data_set_that_cannot_be_made() -> None:
-    with pytest.raises(DataError, match=r"KarateClub could not be read or downloaded \(TypeError"):
-        set_up(PyG(partial(KarateClub, nodes=3)))
-
-
 def test_tables_of_your_own(write) -> None:
     data = set_up(own(write))
     ((graph, target),) = data.train
@@ -200,25 +120,61 @@ def test_a_saved_graph(tmp_path: Path, write) -> None:
         assert torch.equal(data.train[0][0].edge_index, whole.edge_index)
         assert data.classes == ["0", "2", "10"]
         assert [nodes_of(data, split) for split in ("train", "val", "test")] == [[0, 1], [2, 3], [4]]
+    torch.save(Data(edge_index=whole.edge_index), tmp_path / "without.pt")
+    with pytest.raises(DataError, match=r"without.pt: a graph has x .* this Data lacks them"):
+        set_up(OwnGraph(graph=tmp_path / "without.pt"))
     named = list(read_graphs([tmp_path / "graph.pt", write("n.csv", NODES), write("e.csv", EDGES)]))
     assert [(name, found.names) for name, found in named] == [("graph.pt", list("012345")), ("n.csv", list("xyzw"))]
+
+
+@pytest.mark.parametrize(
+    "said", [{"y": torch.tensor([1])}, {"y": torch.rand(3)}, {"train_mask": torch.ones(3, dtype=torch.bool)}]
+)
+def test_what_is_predicted_needs_no_labels_or_splits(tmp_path: Path, write, said: dict[str, torch.Tensor]) -> None:
+    torch.save(Data(x=torch.rand(3, 2), edge_index=torch.tensor([[0], [1]]), **said), tmp_path / "graph.pt")
+    new = write("n.csv", NODES.replace("val", "new"))
+    (_, found), (_, table) = read_graphs([tmp_path / "graph.pt", new, write("e.csv", EDGES)])
+    assert found.names == list("012") and len(found.graph.x) == 3 and table.names == list("xyzw")
+
+
+def test_weights_of_edges_are_features() -> None:
+    index, attr, weight = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([5.0, 6])
+    for held, expected in (
+        ({"edge_weight": weight}, [[5], [6]]),
+        ({"edge_weight": weight, "edge_attr": attr}, [[1, 2, 5], [3, 4, 6]]),
+        ({"edge_weight": weight[:, None], "edge_attr": attr[:, 0]}, [[1, 5], [3, 6]]),
+    ):
+        held |= {"x": torch.ones(3, 1), "edge_index": index}
+        for item in (held, Data(**held)):
+            assert Graph.of(item).edge_attr.tolist() == expected
+
+
+def test_batches_of_so_many_vectors_are_for_whole_graphs() -> None:
+    data = set_up(DigitsGraph(fan_outs=[3]))
+    assert list(data.lengths("val")) == [1797]
+    with pytest.raises(ConfigError, match=r"batch_vectors: DigitsGraph cannot tell .*; use batch_size"):
+        data.lengths("train")
 
 
 class Evil:
     """What a pickle could run."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> Any:
-        return os.system, ("echo run > /tmp/vsattn-evil",)
+        return os.system, (f"echo run > '{self.path}'",)
 
 
 def test_a_saved_graph_runs_nothing(tmp_path: Path) -> None:
-    torch.save({"x": torch.rand(2, 2), "edge_index": torch.zeros(2, 1).long(), "y": Evil()}, tmp_path / "evil.pt")
+    evil = Evil(tmp_path / "it ran")
+    torch.save({"x": torch.rand(2, 2), "edge_index": torch.zeros(2, 1).long(), "y": evil}, tmp_path / "evil.pt")
     with pytest.raises(DataError, match="cannot be read as a saved graph"):
         set_up(OwnGraph(graph=tmp_path / "evil.pt"))
-    torch.save(Evil(), tmp_path / "evil.pt")
+    torch.save(evil, tmp_path / "evil.pt")
     with pytest.raises(DataError, match="cannot be read as an adjacency matrix"):
         read_adjacency(tmp_path / "evil.pt", 2, "source")
-    assert not Path("/tmp/vsattn-evil").exists()
+    assert not evil.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +188,7 @@ def test_a_saved_graph_runs_nothing(tmp_path: Path) -> None:
         (NODES.replace("3,4", "3,four"), EDGES, r"line 3, column b: a number is expected, not 'four'"),
         (NODES.replace("3,4", "3"), EDGES, r"line 3: 4 cells; the header has 5"),
         (NODES.replace("y,blue", "x,blue"), EDGES, r"line 3: the id 'x' is there already"),
-        (NODES.replace("val", "valid"), EDGES, r"line 3: the split is train, val, test or empty, not 'valid'"),
+        (NODES.replace("val", "valid"), EDGES, r"node 'y': the split is train, val, test or empty, not 'valid'"),
         (NODES.replace("val", "train"), EDGES, "the val split has no labelled node"),
         ("id,label,a\n", EDGES, "has no node"),
         ("", EDGES, r"line 1: the header '' lacks id"),
@@ -260,8 +216,17 @@ def test_wrong_matrices_and_saved_graphs(tmp_path: Path, write) -> None:
     good = {"x": torch.rand(3, 2), "edge_index": torch.zeros(2, 1).long(), "y": torch.tensor([0, 1, 0])}
     for change, said in (
         ({"train_mask": torch.ones(3, dtype=torch.bool)}, "has train_mask but no val_mask, test_mask"),
-        ({f"{s}_mask": torch.ones(2, dtype=torch.bool) for s in ("train", "val", "test")}, r"masks are bool \(3,\)"),
-        ({"y": torch.rand(3)}, "y is one whole number for each of the 3 nodes"),
+        (
+            {f"{s}_mask": torch.ones(2, dtype=torch.bool) for s in ("train", "val", "test")},
+            r"masks are bool \(3,\); train_mask is torch.bool \(2,\)",
+        ),
+        ({f"{s}_mask": [True] * 3 for s in ("train", "val", "test")}, r"\(3,\); train_mask is a list"),
+        ({"y": torch.rand(3)}, r"y is one whole number for each of the 3 nodes, not torch.float32 \(3,\)"),
+        ({"y": torch.tensor([1])}, r"each of the 3 nodes, not torch.int64 \(1,\)"),
+        ({"y": [1, 0, 1]}, "each of the 3 nodes, not a list"),
+        ({"x": None}, "both tensors; this dict lacks them"),
+        ({"edge_weight": torch.ones(2)}, r"edge_weight is \(E,\) or \(E, F\) for edge_index \(2, 1\), not \(2,\)"),
+        ({"edge_attr": [1.0]}, r"edge_attr is .*, not a list"),
         ({"x": torch.full((3, 2), torch.nan)}, "graph.pt: x holds NaN"),
         ({"x": torch.zeros(0, 2)}, "graph.pt: x holds one row"),
     ):
@@ -294,4 +259,4 @@ def test_wrong_masks_and_numbers() -> None:
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             DigitsGraph(**wrong)
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        PyG(KarateClub, val_fraction=1.0)
+        OwnGraph(graph="g.pt", val_fraction=1.0)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.utils import k_hop_subgraph, subgraph
 
-from vsattn.encoders import TransformerEncoder
+from vsattn.encoders import DiffusionEncoder, TransformerEncoder
+from vsattn.encoders.graph import GATEncoder, GCNEncoder, SAGEEncoder
 from vsattn.errors import ConfigError
 from vsattn.heads import VectorHead
 from vsattn.model import Model
@@ -115,6 +116,44 @@ def test_all_neighbours_give_what_the_whole_graph_gives(seed: int, sparse: bool,
     assert batch["target"][0, :6].tolist() == [0, 1, 2, 0, 1, 2] and bool((batch["target"][0, 6:] == IGNORED).all())
     whole = model(tokenizer.collate([graph]))[0, nodes]
     assert torch.allclose(model(batch)[0, :6], whole, atol=1e-6)
+
+
+HOPS = {
+    "gat": (GATEncoder(8, num_layers=2, num_heads=2), 2),
+    "sage": (SAGEEncoder(8, num_layers=2), 2),
+    "gcn": (GCNEncoder(8, num_layers=2), 3),
+    "diffusion": (DiffusionEncoder(8, [2, 1], hops=[1, 2]), 3),
+    "everywhere": (TransformerEncoder(8, 2, 2, global_every=2), None),
+    "prefix": (TransformerEncoder(8, 2, 2, num_prefix=1), None),
+}
+
+
+@pytest.mark.parametrize("name", HOPS)
+def test_how_many_hops_are_exact(name: str) -> None:
+    """So many and no fewer; where a layer sees all nodes, none are enough. Nodes of a chain have all hops to go."""
+    encoder, enough = HOPS[name]
+    torch.manual_seed(0)
+    chain = torch.arange(39)
+    graph = Graph(torch.randn(40, 6), torch.stack([chain, chain + 1]))
+    tokenizer = GraphNodes(direction="both").fit([graph])
+    model = Model(tokenizer.embedder(8), encoder, VectorHead(8, 3)).double().eval()
+    whole = model(tokenizer.collate([graph]))[0, [20]]
+    exact = []
+    for hops in range(1, 7):
+        seeds = Seeds(graph, torch.tensor([20]), torch.tensor([0]), [-1] * hops)
+        exact.append(torch.allclose(model(NodeCollate(tokenizer)([seeds[0]]))[0, :1], whole, atol=1e-9))
+    assert exact == [enough is not None and hops >= enough for hops in range(1, 7)]
+
+
+def test_a_tokenizer_fitted_anew_prepares_anew() -> None:
+    graph, other = graph_of(0), graph_of(1)
+    seeds = Seeds(graph, torch.arange(10), torch.zeros(10).long(), [-1])
+    tokenizer = GraphNodes(normalize="standard").fit([graph])
+    collate = NodeCollate(tokenizer)
+    before = collate([seeds[0]])["x"]
+    tokenizer.fit([other])
+    expected = NodeCollate(GraphNodes(normalize="standard").fit([other]))([seeds[0]])["x"]
+    assert torch.equal(collate([seeds[0]])["x"], expected) and not torch.equal(before, expected)
 
 
 def test_the_seed_decides_and_workers_can_be_given_the_collator() -> None:

@@ -200,6 +200,46 @@ def test_a_graph_is_prepared_and_sorted_once() -> None:
     assert embedder(first).structure is not structure
 
 
+def test_what_is_kept_depends_on_all_that_it_was_made_of() -> None:
+    index, attr = torch.stack([torch.arange(8), torch.arange(1, 9)]), torch.rand(8, 1)
+    batch = {"x": torch.rand(1, 9, 3), "edge_index": index, "edge_attr": attr}
+    embedder = GraphNodes().fit([Graph(batch["x"][0], index, attr)]).embedder(4)
+    first = embedder(batch).structure
+    assert embedder(batch).structure is first
+    assert embedder({**batch, "edge_attr": None}).structure.edge_attr is None
+    again = embedder(batch).structure
+    attr.add_(1)  # in place
+    assert embedder(batch).structure is not again
+
+    x = (torch.rand(6, 40) < 0.05) * torch.randn(6, 40)
+    tokenizer = GraphNodes().fit([Graph(x, torch.zeros(2, 0, dtype=torch.long))])
+    embedder, batch = tokenizer.embedder(4), tokenizer.collate([Graph(x, torch.zeros(2, 0, dtype=torch.long))])
+    embedder(batch)
+    moved = {**batch, "feature_column": (batch["feature_column"] + 1) % 40}
+    assert torch.allclose(embedder(moved).x[0], embedder.project(x.roll(1, 1)), atol=1e-6)
+
+
+def test_what_is_kept_goes_when_other_data_are_fitted() -> None:
+    graph, other = (Graph(torch.rand(5, 2) + i, torch.zeros(2, 0, dtype=torch.long)) for i in (0, 9))
+    tokenizer, second = GraphNodes(normalize="standard").fit([graph]), GraphNodes(normalize="standard").fit([other])
+    before = tokenizer.collate([graph])["x"]
+    expected = second.collate([graph])["x"]
+    assert not torch.allclose(before, expected)
+    assert torch.equal(tokenizer.load_state(second.state).collate([graph])["x"], expected)
+    assert torch.equal(tokenizer.fit([graph]).collate([graph])["x"], before)
+    assert torch.equal(tokenizer.fit([other]).collate([graph])["x"], expected)
+
+
+def test_a_prepared_graph_is_not_prepared_again_and_of_the_same_width() -> None:
+    graph = Graph(torch.rand(5, 2), torch.tensor([[0], [1]]))
+    prepared = GraphNodes().fit([graph]).prepare(graph)
+    assert GraphNodes().fit([graph]).prepare(prepared) is prepared
+    with pytest.raises(DataError, match="this graph has 2 features of nodes"):
+        GraphNodes().fit([Graph(torch.rand(5, 3), graph.edge_index)]).prepare(prepared)
+    with pytest.raises(TypeError, match="ready"):
+        Graph(graph.x, graph.edge_index, ready=True)
+
+
 def test_a_tokenizer_is_small_to_send_and_its_state_is_plain() -> None:
     graph = Graph(torch.rand(500, 30), torch.randint(500, (2, 900)))
     tokenizer = GraphNodes(normalize="standard").fit([graph])

@@ -24,9 +24,9 @@ class GraphData(Data):
     Args:
         fan_outs: train on seed nodes with so many drawn neighbours at each hop
             (:class:`~vsattn.tasks.data.sampling.NeighborSampler`), ``batch_size`` seeds a batch; None trains on the
-            whole graph at once. Many graphs are batched whole.
-        evaluation_fan_outs: the same for validation and test; -1 at each of as many hops as the encoder has layers
-            is exact. None judges on the whole graph at once.
+            whole graph at once. Many graphs are batched whole; positions that are made from the graph need it whole.
+        evaluation_fan_outs: the same for validation and test. None judges on the whole graph at once; -1 at each of
+            enough hops gives the same answers, where `NeighborSampler` says so.
 
     Raises:
         ConfigError: for fan-outs that are none.
@@ -46,6 +46,8 @@ class GraphData(Data):
         return f"{self.name}: {self._about}, {len(self.classes)} classes"
 
     def lengths(self, split: str) -> Sequence[int]:
+        if isinstance(getattr(self, split), Seeds):  # how many neighbours will be drawn, nobody knows
+            return super().lengths(split)
         return [len(graph.x) for graph, _ in getattr(self, split)]
 
     def split_nodes(self, graph: Graph, labels: Tensor, masks: dict[str, Tensor], how: str) -> None:
@@ -169,17 +171,28 @@ def labelled_graph(split: Any) -> tuple[Graph, Tensor] | None:
 
 def random_masks(labels: Tensor, val_fraction: float, test_fraction: float, seed: int) -> dict[str, Tensor]:
     """Return bool masks ``(N,)`` of a seeded split of each class; unlabelled nodes are in none."""
-    known = (labels != IGNORED).nonzero()[:, 0]
-    rest, test = split_off(labels[known].tolist(), test_fraction, seed)
-    kept, val = split_off(labels[known[rest]].tolist(), val_fraction, seed)
-    parts = {"train": known[rest][kept], "val": known[rest][val], "test": known[test]}
-    return {name: torch.zeros(len(labels), dtype=torch.bool).index_fill(0, part, True) for name, part in parts.items()}
+    rest, test = split_mask(labels != IGNORED, labels, test_fraction, seed)
+    train, val = split_mask(rest, labels, val_fraction, seed)
+    return {"train": train, "val": val, "test": test}
+
+
+def split_mask(mask: Tensor, labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return bool masks ``(N,)`` of nodes of a mask: a seeded fraction of each class, after what is left."""
+    nodes = mask.nonzero()[:, 0]
+    _, part = split_off(labels[nodes].tolist(), fraction, seed)
+    chosen = torch.zeros_like(mask).index_fill(0, nodes[part], True)
+    return mask & ~chosen, chosen
 
 
 def check_fractions(*fractions: float) -> None:
     """Raise ConfigError for a fraction that is not between 0 and 1."""
     if any(not 0 < fraction < 1 for fraction in fractions):
         raise ConfigError(f"data.val_fraction and data.test_fraction are between 0 and 1, not {fractions}")
+
+
+def said(error: BaseException) -> str:
+    """Return the kind of an error and the beginning of what it says, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -17,7 +17,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.graph import Graph
 
 from ..classification import IGNORED
-from .graphs import SPLITS, GraphData, check_fractions, random_masks
+from .graphs import SPLITS, GraphData, check_fractions, random_masks, said
 
 #: Columns of a node table and of an edge table that are no features.
 NODE_COLUMNS, EDGE_COLUMNS = ("id", "label", "split"), ("source", "target")
@@ -45,13 +45,16 @@ class OwnGraph(GraphData):
 
     Args:
         nodes: a CSV table with a column ``id``, perhaps ``label`` and ``split`` (train, val or test, or empty), and any
-            other columns, which are the features. A node without a label is attended to and not judged.
+            other columns, which are the features. Features are known by their place, not by name: a table to predict
+            from has the same columns in the same order as in training. A node without a label is attended to and not
+            judged.
         edges: a CSV table with columns ``source`` and ``target``, ids both, and perhaps features in other columns.
         adjacency: instead of ``edges``, a matrix (N, N) in the order of the nodes: ``.npz`` (dense, or of scipy), or
             ``.pt`` (a tensor, dense or sparse). Numbers other than 0 and 1 become a feature of the edge.
         adjacency_rows: whether its rows are the sources or the targets of edges.
         graph: instead of all those, a ``.pt`` file with a saved torch-geometric ``Data``, or a dict, of ``x``,
-            ``edge_index``, ``y`` (below 0: none), perhaps ``edge_attr``, ``train_mask``, ``val_mask``, ``test_mask``.
+            ``edge_index``, ``y`` (below 0: none), perhaps ``edge_attr``, ``edge_weight`` (a feature too),
+            ``train_mask``, ``val_mask``, ``test_mask``.
         val_fraction, test_fraction: of each class, where no split is given, drawn by the seed: ``test_fraction`` tests,
             and of the rest ``val_fraction`` validates.
         fan_outs, evaluation_fan_outs: see :class:`~vsattn.tasks.data.graphs.GraphData`.
@@ -99,6 +102,9 @@ class OwnGraph(GraphData):
             )
         if found.labels is None:
             raise DataError(f"{source} has no labels to learn from (column label, or y)")
+        for node, split in zip(found.names, found.splits or [], strict=False):
+            if split not in ("", *SPLITS):
+                raise DataError(f"{source}, node {node!r}: the split is train, val, test or empty, not {split!r}")
         numbers = source.suffix == ".pt"
         self.classes = sorted({label for label in found.labels if label}, key=int if numbers else str)
         code = {"": IGNORED} | {name: i for i, name in enumerate(self.classes)}
@@ -113,6 +119,8 @@ class OwnGraph(GraphData):
 def read_graphs(paths: Sequence[Path]) -> Iterator[tuple[str, OwnNodes]]:
     """Yield the name and the nodes of each graph: saved as ``.pt``, or a table of nodes followed by one of edges.
 
+    What they say of labels and splits is not looked at.
+
     Raises:
         DataError: for a file of another kind, or a table of nodes without its edges.
     """
@@ -120,7 +128,8 @@ def read_graphs(paths: Sequence[Path]) -> Iterator[tuple[str, OwnNodes]]:
     while remaining:
         first = remaining.pop(0)
         if first.suffix == ".pt":
-            yield first.name, read_saved(first)
+            graph, _ = _opened(first)
+            yield first.name, OwnNodes(graph, [str(i) for i in range(len(graph.x))])
         elif first.suffix == ".csv" and remaining and remaining[0].suffix == ".csv":
             yield first.name, read_tables(first, remaining.pop(0))
         else:
@@ -142,16 +151,12 @@ def read_tables(
         if name in number:
             raise DataError(f"{nodes}, line {line}: the id {name!r} is there already")
         number[name] = len(number)
-    splits = table.text.get("split")
-    for line, split in zip(table.lines, splits or [], strict=False):
-        if split not in ("", *SPLITS):
-            raise DataError(f"{nodes}, line {line}: the split is train, val, test or empty, not {split!r}")
     if edges is not None:
         index, attr = _edges(edges, number, nodes)
     else:
         assert adjacency is not None
         index, attr = read_adjacency(adjacency, len(names), adjacency_rows)
-    return OwnNodes(Graph(table.features, index, attr), names, table.text.get("label"), splits)
+    return OwnNodes(Graph(table.features, index, attr), names, table.text.get("label"), table.text.get("split"))
 
 
 def read_adjacency(path: Path, num_nodes: int, rows: str) -> tuple[Tensor, Tensor | None]:
@@ -180,7 +185,7 @@ def read_adjacency(path: Path, num_nodes: int, rows: str) -> tuple[Tensor, Tenso
                 place, torch.from_numpy(np.asarray(coo.data, np.float32)), coo.shape, check_invariants=False
             )
     except Exception as error:  # damaged files fail in any way
-        raise DataError(f"{path} cannot be read as an adjacency matrix: {_said(error)}") from error
+        raise DataError(f"{path} cannot be read as an adjacency matrix: {said(error)}") from error
     if tuple(matrix.shape) != (num_nodes, num_nodes):
         raise DataError(
             f"{path} holds a matrix {tuple(matrix.shape)}; {num_nodes} nodes need ({num_nodes}, {num_nodes})"
@@ -196,48 +201,48 @@ def read_saved(path: Path) -> OwnNodes:
     """Read a saved ``Data`` or dict of tensors, running none of its contents; nodes are called 0, 1, ...
 
     Raises:
-        DataError: for a file that is missing, damaged, or holds something else.
+        DataError: for a file that is missing, damaged, or holds something else; for labels or masks of another kind.
     """
+    graph, held = _opened(path)
+    count, y = len(graph.x), held.get("y")
+    if y is not None and (not isinstance(y, Tensor) or y.is_floating_point() or y.numel() != count):
+        raise DataError(f"{path}: y is one whole number for each of the {count} nodes, not {_kind(y)}")
+    masks = {name: held[f"{name}_mask"] for name in SPLITS if held.get(f"{name}_mask") is not None}
+    if masks and len(masks) < len(SPLITS):
+        lacking = ", ".join(f"{name}_mask" for name in SPLITS if name not in masks)
+        raise DataError(f"{path} has {', '.join(f'{m}_mask' for m in masks)} but no {lacking}; give all three, or none")
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (count,):
+            raise DataError(f"{path}: masks are bool ({count},); {name}_mask is {_kind(mask)}")
+    splits = None
+    if masks:
+        splits = ["".join(name for name, mask in masks.items() if mask[i]) for i in range(count)]
+    labels = None if y is None else [str(c) if c >= 0 else "" for c in y.flatten().long().tolist()]
+    return OwnNodes(graph, [str(i) for i in range(count)], labels, splits)
+
+
+def _opened(path: Path) -> tuple[Graph, dict[str, Any]]:
+    """Return the graph of a saved file, and all that the file holds."""
     from torch_geometric.data.data import Data, DataEdgeAttr, DataTensorAttr
     from torch_geometric.data.storage import GlobalStorage
 
     try:
         with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
             held: Any = torch.load(path, map_location="cpu", weights_only=True)
-        held = held if isinstance(held, dict) else held.to_dict()
+        fields = held if isinstance(held, dict) else held.to_dict()
     except Exception as error:
         raise DataError(
-            f"{path} cannot be read as a saved graph: {_said(error)}; torch.save(Data(x=..., edge_index=..., y=...), "
+            f"{path} cannot be read as a saved graph: {said(error)}; torch.save(Data(x=..., edge_index=..., y=...), "
             "FILE) writes one"
         ) from error
     try:
-        graph = Graph.of(_Fields(held))
+        return Graph.of(held), fields
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    count, y = len(graph.x), held.get("y")
-    y = y.flatten() if isinstance(y, Tensor) else y
-    if y is not None and (not isinstance(y, Tensor) or y.is_floating_point() or len(y) != count):
-        raise DataError(
-            f"{path}: y is one whole number for each of the {count} nodes, not {getattr(y, 'dtype', type(y))}"
-        )
-    masks = {name: held[f"{name}_mask"] for name in SPLITS if isinstance(held.get(f"{name}_mask"), Tensor)}
-    if masks and len(masks) < len(SPLITS):
-        lacking = ", ".join(f"{name}_mask" for name in SPLITS if name not in masks)
-        raise DataError(f"{path} has {', '.join(f'{m}_mask' for m in masks)} but no {lacking}; give all three, or none")
-    if any(mask.dtype != torch.bool or mask.shape != (count,) for mask in masks.values()):
-        raise DataError(f"{path}: masks are bool ({count},)")
-    splits = None
-    if masks:
-        splits = ["".join(name for name, mask in masks.items() if mask[i]) for i in range(count)]
-    labels = None if y is None else [str(c) if c >= 0 else "" for c in y.tolist()]
-    return OwnNodes(graph, [str(i) for i in range(count)], labels, splits)
 
 
-class _Fields:
-    """Entries of a dict as attributes."""
-
-    def __init__(self, held: dict[str, Any]) -> None:
-        self.__dict__.update(held)
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 @dataclass
@@ -256,7 +261,7 @@ class _Table:
                 header = [name.strip() for name in next(reader, [])]
                 rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read as a CSV table: {_said(error)}") from error
+            raise DataError(f"{path} cannot be read as a CSV table: {said(error)}") from error
         lacking = [name for name in required if name not in header]
         if lacking or len(set(header)) < len(header):
             what = f"lacks {', '.join(lacking)}" if lacking else "names a column twice"
@@ -292,7 +297,3 @@ def _number(cell: str, where: str) -> float:
     if not isfinite(value):
         raise DataError(f"{where}: a finite number is expected, not {cell!r}")
     return value
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

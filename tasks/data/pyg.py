@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,7 +18,7 @@ from vsattn.tokenizers.graph import Graph
 
 from ..classification import IGNORED
 from .base import split_off
-from .graphs import SPLITS, GraphData, check_fractions, random_masks
+from .graphs import SPLITS, GraphData, check_fractions, random_masks, said, split_mask
 
 #: The classes of the Planetoid graphs, in the order of their labels.
 PLANETOID = {
@@ -33,17 +34,21 @@ class PyG(GraphData):
     """Any data set of torch-geometric with one class per node or per graph.
 
     One graph is split by its own masks, or at random: of each class ``test_fraction`` tests, of the rest
-    ``val_fraction`` validates. Many graphs, with a class each or a class per node, are split at random as wholes.
+    ``val_fraction`` validates. Masks that are there are kept. Without ``val_mask`` alone, ``val_fraction`` of each
+    class is drawn out of the nodes that train; without ``test_mask`` too, out of those that do not. Without
+    ``test_mask`` the nodes in no other split test. Many graphs, with a class each or a class per node, are split at
+    random as wholes.
 
     Args:
         dataset: a partial of the data set's class, called without further arguments; it downloads what it lacks.
         mask_column: which of several public splits, where masks are ``(N, S)``.
-        val_fraction, test_fraction: of a random split.
+        val_fraction, test_fraction: of what is drawn.
         fan_outs, evaluation_fan_outs: see :class:`GraphData`.
 
     Raises:
-        ConfigError: for fractions outside (0, 1).
-        DataError: in `setup`, when the data set cannot be made, or has no such labels.
+        ConfigError: for fractions outside (0, 1), and in `setup` for a split that masks do not have, and for fan-outs
+            with many graphs.
+        DataError: in `setup`, when the data set cannot be made, has no such labels, or masks but no ``train_mask``.
     """
 
     def __init__(
@@ -79,18 +84,43 @@ class PyG(GraphData):
             )
         self.classes = [str(c) for c in range(int(max(t.max() for t in targets)) + 1)]
         if len(graphs) > 1:
+            if self.fan_outs is not None or self.evaluation_fan_outs is not None:
+                raise ConfigError(
+                    f"data.fan_outs and data.evaluation_fan_outs draw parts of one large graph; {self.name} has "
+                    f"{len(graphs):,} graphs, which are batched whole: leave both null"
+                )
             items = [(Graph.of(d), int(t) if all(per_graph) else t) for d, t in zip(graphs, targets, strict=True)]
             self._split_graphs(items, seed)
             return
-        masks: dict[str, Any] = {name: getattr(graphs[0], f"{name}_mask", None) for name in SPLITS}
-        how = "public split"
-        if any(mask is None for mask in masks.values()):
-            masks, how = (
-                random_masks(targets[0], self.val_fraction, self.test_fraction, seed),
-                f"drawn with seed {seed}",
-            )
-        masks = {name: mask if mask.ndim == 1 else mask[:, self.mask_column] for name, mask in masks.items()}
+        masks, how = self._masks(graphs[0], targets[0], seed)
         self.split_nodes(Graph.of(graphs[0]), targets[0], masks, how)
+
+    def _masks(self, data: Any, labels: Tensor, seed: int) -> tuple[dict[str, Tensor], str]:
+        """Return bool masks ``(N,)`` by split, and how they came about."""
+        found = {name: getattr(data, f"{name}_mask", None) for name in SPLITS}
+        public = {name: mask for name, mask in found.items() if mask is not None}
+        columns = min((mask.shape[1] for mask in public.values() if mask.ndim == 2), default=1)
+        if not 0 <= self.mask_column < columns:
+            there = f"{columns} public splits, 0 .. {columns - 1}" if columns > 1 else "no several public splits, use 0"
+            raise ConfigError(f"data.mask_column is {self.mask_column}; {self.name} has {there}")
+        masks = {name: mask if mask.ndim == 1 else mask[:, self.mask_column] for name, mask in public.items()}
+        if not masks:
+            return random_masks(labels, self.val_fraction, self.test_fraction, seed), f"drawn with seed {seed}"
+        if "train" not in masks:
+            raise DataError(f"{self.name} has {', '.join(f'{name}_mask' for name in masks)} but no train_mask")
+        if len(masks) == len(SPLITS):
+            return masks, "public split"
+        others = (labels != IGNORED) & ~torch.stack(list(masks.values())).any(0)
+        drawn = f"drawn with seed {seed}"
+        if "val" in masks:
+            return {**masks, "test": others}, "public train and val masks, the others test"
+        if "test" in masks:
+            known = masks["train"] & (labels != IGNORED)
+            train, val = split_mask(known, labels, self.val_fraction, seed)
+            how = f"public train and test masks, val {drawn} out of train"
+            return {"train": train, "val": val, "test": masks["test"]}, how
+        test, val = split_mask(others, labels, self.val_fraction, seed)
+        return {"train": masks["train"], "val": val, "test": test}, f"public train mask, val and test {drawn}"
 
     def _target(self, data: Any) -> Tensor:
         y = getattr(data, "y", None)
@@ -121,8 +151,7 @@ class PyG(GraphData):
         except VsattnError:
             raise
         except Exception as error:  # whatever the network, the server, the disk or a damaged file says
-            said = " ".join(str(error).split())[:400]
-            raise DataError(f"{self.name} could not be read or downloaded ({type(error).__name__}: {said})") from error
+            raise DataError(f"{self.name} could not be read or downloaded ({said(error)})") from error
 
 
 class Planetoid(PyG):
@@ -179,10 +208,9 @@ class Planetoid(PyG):
                 shutil.copytree(raw, Path(scratch) / self.graph_name / "raw", copy_function=shutil.copyfile)
                 return Citations(scratch, self.graph_name)
         except Exception as error:
-            said = " ".join(str(error).split())[:300]
             state = f"lacks {', '.join(lacking)}" if lacking else "has every file, and one may be damaged: delete it"
             raise DataError(
-                f"{self.graph_name} could not be read or downloaded ({type(error).__name__}: {said}). {raw} {state}; "
+                f"{self.graph_name} could not be read or downloaded ({said(error)}). {raw} {state}; "
                 "point VSATTN_DATA or paths.data at a folder that holds planetoid/, or put the files there by hand, "
                 "from https://github.com/kimiyoung/planetoid/tree/master/data"
             ) from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vsattn.errors import ConfigError
-from vsattn.tokenizers.graph import Graph
+from vsattn.tokenizers.graph import Graph, PreparedGraph
 
 
 class NeighborSampler:
@@ -21,8 +21,11 @@ class NeighborSampler:
 
     Args:
         graph: with its edges as attention takes them (:meth:`~vsattn.tokenizers.graph_nodes.GraphNodes.prepare`).
-        fan_outs: how many edges of a node are drawn at hop 1, 2, ...; -1 takes all. As many hops as the encoder has
-            layers give the seeds, with -1 throughout, exactly what the whole graph gives them.
+        fan_outs: how many edges of a node are drawn at hop 1, 2, ...; -1 takes all. With -1 throughout the seeds are
+            given exactly what the whole graph gives them after as many hops as attention, GAT or SAGE has layers, one
+            hop more for GCN (which divides by the degree of border nodes too), and for diffusion the sum of its
+            ``hops``; never where a layer sees all nodes (``encoder.global_every``, prefix vectors) or positions are
+            made from the graph.
 
     Raises:
         ConfigError: for no fan-out, or one that is neither -1 nor positive.
@@ -44,7 +47,7 @@ class NeighborSampler:
         self._place = torch.full((len(graph.x),), -1)  # where a node stands in the part being drawn
         self._filled = graph.x.indices()[0].bincount(minlength=len(graph.x)) if graph.x.is_sparse else None
 
-    def sample(self, seeds: Tensor) -> tuple[Graph, Tensor]:
+    def sample(self, seeds: Tensor) -> tuple[PreparedGraph, Tensor]:
         """Return the part of the graph drawn around different nodes ``(n,)``, and its nodes ``(m,)``, seeds first."""
         nodes, frontier, edges = [seeds], seeds, []
         self._place[seeds] = torch.arange(len(seeds))
@@ -63,7 +66,7 @@ class NeighborSampler:
         index = self._place[self.graph.edge_index[:, kept]]
         self._place[chosen] = -1
         attr = None if self.graph.edge_attr is None else self.graph.edge_attr[kept]
-        return Graph(self._features(chosen), index, attr, ready=True), chosen
+        return PreparedGraph(self._features(chosen), index, attr), chosen
 
     def _draw(self, nodes: Tensor, fan_out: int) -> Tensor:
         """Return edges ``(e,)`` that come into the nodes, at most ``fan_out`` of each.

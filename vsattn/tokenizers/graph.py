@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,12 @@ from vsattn.errors import DataError
 class Graph:
     """What the nodes of a graph are, and which are joined.
 
+    Neither it nor its tensors are to be changed: what is made of a graph is kept, and found again by its identity.
+
     Args:
         x: features of the nodes ``(N, F)``, dense or a sparse tensor.
         edge_index: integer ``(2, E)``: row 0 the source, row 1 the target, which attends to the source.
         edge_attr: features of the edges ``(E, F_e)``, or None.
-        ready: the edges are already what :meth:`GraphNodes.prepare` makes of them.
 
     Raises:
         DataError: for wrong shapes, no node at all, a node that does not exist, NaN or infinity.
@@ -28,7 +30,6 @@ class Graph:
     x: Tensor
     edge_index: Tensor
     edge_attr: Tensor | None = None
-    ready: bool = False
 
     def __post_init__(self) -> None:
         x, index, attr = self.x, self.edge_index, self.edge_attr
@@ -53,16 +54,41 @@ class Graph:
 
     @classmethod
     def of(cls, item: Any) -> Graph:
-        """Return a graph as it is, and anything with ``x`` and ``edge_index``, such as torch-geometric's ``Data``."""
+        """Return a graph as it is; make one of a dict, or of an object such as torch-geometric's ``Data``.
+
+        Args:
+            item: with ``x`` and ``edge_index``, and perhaps ``edge_attr`` and ``edge_weight``, each ``(E, F)`` or
+                ``(E,)``, which are joined as features of the edges.
+
+        Raises:
+            DataError: for what lacks the first two or has other shapes, and see :class:`Graph`.
+        """
         if isinstance(item, Graph):
             return item
-        x, index = getattr(item, "x", None), getattr(item, "edge_index", None)
+
+        def held(name: str) -> Any:
+            return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
+
+        x, index = held("x"), held("edge_index")
         if not isinstance(x, Tensor) or not isinstance(index, Tensor):
             raise DataError(
                 f"a graph has x (N, F) and edge_index (2, E), both tensors; this {type(item).__name__} lacks them"
             )
-        attr = getattr(item, "edge_attr", None)
-        return cls(x, index, attr[:, None] if isinstance(attr, Tensor) and attr.ndim == 1 else attr)
+        columns = []
+        for name in ("edge_attr", "edge_weight"):
+            value = held(name)
+            if value is None:
+                continue
+            if not isinstance(value, Tensor) or value.ndim not in (1, 2) or value.shape[:1] != index.shape[-1:]:
+                found = f"{tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise DataError(f"{name} is (E,) or (E, F) for edge_index {tuple(index.shape)}, not {found}")
+            columns.append(value[:, None] if value.ndim == 1 else value)
+        return cls(x, index, torch.cat(columns, 1) if columns else None)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedGraph(Graph):
+    """A graph whose edges are what :meth:`GraphNodes.prepare` makes of them, or a part of one; made nowhere else."""
 
 
 def coalesce(edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int) -> tuple[Tensor, Tensor | None]:

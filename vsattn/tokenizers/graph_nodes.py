@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from vsattn.errors import ConfigError, DataError
 from vsattn.structure import EdgeList, Edges
 from vsattn.tokenizers.base import Tokenizer
-from vsattn.tokenizers.graph import Graph, add_remaining_self_loops, coalesce
+from vsattn.tokenizers.graph import Graph, PreparedGraph, add_remaining_self_loops, coalesce
 from vsattn.vectorset import VectorSet
 
 Direction = Literal["as_is", "reversed", "both"]
@@ -88,28 +88,34 @@ class GraphNodes(Tokenizer):
             rows = torch.cat([_dense(g.x) for g in graphs]).double()
             deviation = rows.std(0, unbiased=False)
             self._state |= {"mean": rows.mean(0).tolist(), "std": torch.where(deviation > 0, deviation, 1.0).tolist()}
+        self._batches.clear()
         return self
+
+    def load_state(self, state: dict[str, Any]) -> Tokenizer:
+        """Take over what another tokenizer learned, and return self."""
+        self._batches.clear()
+        return super().load_state(state)
 
     @property
     def sizes(self) -> dict[str, Any]:
         """Nothing that the parts of a model need: positions of nodes come from the graph itself."""
         return {}
 
-    def prepare(self, item: Any) -> Graph:
+    def prepare(self, item: Any) -> PreparedGraph:
         """Return the graph as attention takes it: edges directed, each once and in order, with loops; ``x`` normalised.
 
         Raises:
             DataError: for another number of features than `fit` has seen.
         """
         graph = Graph.of(item)
-        if graph.ready:
-            return graph
         state, width = self.state, 0 if graph.edge_attr is None else graph.edge_attr.shape[1]
         if (graph.x.shape[1], width) != (state["num_features"], state["edge_dim"]):
             raise DataError(
                 f"this graph has {graph.x.shape[1]} features of nodes and {width} of edges; the model was made for "
                 f"{state['num_features']} and {state['edge_dim']}"
             )
+        if isinstance(graph, PreparedGraph):
+            return graph
         index, attr = graph.edge_index, graph.edge_attr
         if self.direction == "reversed":
             index = index.flip(0)
@@ -118,10 +124,12 @@ class GraphNodes(Tokenizer):
         index, attr = coalesce(index, attr, len(graph.x))
         if self.self_loops:
             index, attr = add_remaining_self_loops(index, attr, len(graph.x))
-        return Graph(self._normalized(graph.x), index, attr, ready=True)
+        return PreparedGraph(self._normalized(graph.x), index, attr)
 
     def collate(self, items: Sequence[Any], train: bool = False) -> dict[str, Tensor]:
-        """Turn B graphs into a batch; one that was seen before is not prepared again.
+        """Turn B graphs into a batch.
+
+        A `Graph` that was seen before is not prepared again; any other item, such as torch-geometric's ``Data``, is.
 
         Returns:
             ``"x" (B, N, F)``, or its numbers that are not 0, row by row: how many each row has in ``"feature_count"
@@ -133,7 +141,7 @@ class GraphNodes(Tokenizer):
             batches = [self._single(Graph.of(item)) for item in items]
             return dict(batches[0]) if len(batches) == 1 else _joined(batches)
 
-    def decode(self, batch: dict[str, Tensor]) -> list[Graph]:
+    def decode(self, batch: dict[str, Tensor]) -> list[PreparedGraph]:
         """Turn a batch back into graphs, as `prepare` made them."""
         count = next(batch[name] for name in ("x", "feature_count") if name in batch)
         (number, size), index, attr = count.shape[:2], batch["edge_index"], batch.get("edge_attr")
@@ -143,9 +151,8 @@ class GraphNodes(Tokenizer):
         graphs = []
         for b, nodes in enumerate(real):
             own = index[1] // size == b
-            graphs.append(
-                Graph(x[b, :nodes], index[:, own] - b * size, None if attr is None else attr[own], ready=True)
-            )
+            own_attr = None if attr is None else attr[own]
+            graphs.append(PreparedGraph(x[b, :nodes], index[:, own] - b * size, own_attr))
         return graphs
 
     def embedder(self, dim: int) -> nn.Module:
@@ -180,33 +187,33 @@ class GraphNodes(Tokenizer):
 class NodeEmbedder(nn.Module):
     """A linear map of each node's features, of which some are dropped in training.
 
-    Edges that come again, the same tensor unchanged, are not sorted again; nor are sparse features.
+    Edges that come again, the same tensors unchanged, are not sorted again; nor are sparse features.
     """
 
     def __init__(self, num_features: int, dim: int, *, feature_dropout: float = 0.0) -> None:
         super().__init__()
         self.project, self.dropout = nn.Linear(num_features, dim), nn.Dropout(feature_dropout)
         nn.init.xavier_uniform_(self.project.weight)
-        self._kept: dict[str, tuple[Tensor, int, Any]] = {}
+        self._kept: dict[str, tuple[tuple[Tensor | None, ...], list[int], Any]] = {}
 
     def forward(self, batch: dict[str, Tensor]) -> VectorSet:
         """Map a batch of graphs to a set ``(B, N, dim)``."""
-        edges = self._once("edge_index", batch, lambda index: Edges(index, batch.get("edge_attr")))
+        edges = self._once("edges", Edges, batch["edge_index"], batch.get("edge_attr"))
         if "x" in batch:
             x = self.project(self.dropout(batch["x"].to(self.project.weight.dtype)))
         else:
-            entries = self._once("feature_count", batch, lambda count: self._entries(count, batch["feature_column"]))
+            entries = self._once("entries", self._entries, batch["feature_count"], batch["feature_column"])
             product = SparseProduct.apply(self.dropout(batch["feature_value"]), self.project.weight.T, entries)
             x = (product + self.project.bias).unflatten(0, batch["feature_count"].shape)
         return VectorSet(x, batch.get("mask"), structure=edges)
 
-    def _once(self, name: str, batch: dict[str, Tensor], make: Any) -> Any:
-        tensor = batch[name]
-        version = -1 if tensor.is_inference() else tensor._version
+    def _once(self, name: str, make: Callable[..., Any], *tensors: Tensor | None) -> Any:
+        """Return ``make(*tensors)``, or what it was when the same tensors came last, unchanged since."""
+        versions = [-1 if t is None or t.is_inference() else t._version for t in tensors]
         kept = self._kept.get(name)
-        if kept is None or kept[0] is not tensor or kept[1] != version:
+        if kept is None or kept[1] != versions or any(a is not b for a, b in zip(kept[0], tensors, strict=True)):
             with torch.inference_mode(False):
-                kept = tensor, version, make(tensor)
+                kept = tensors, versions, make(*tensors)
             self._kept[name] = kept
         return kept[2]
 
