@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from vsattn.crf import CrfHead
 from vsattn.errors import ConfigError, DataError, ShapeError
 from vsattn.tokenizers.base import Tokenizer
 
@@ -54,9 +55,12 @@ class ClassificationTask(Task):
         label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
 
     Raises:
-        ConfigError: for a smoothing outside that range.
+        ConfigError: for a smoothing outside that range, or a `CrfHead` where the task does not train it.
         DataError: for fewer than two classes.
     """
+
+    #: Whether the task learns and finds the labels of a sequence together, as `CrfHead` needs.
+    trains_crf = False
 
     def __init__(
         self,
@@ -73,6 +77,8 @@ class ClassificationTask(Task):
             raise ConfigError(f"task.label_smoothing is in [0, 1), not {label_smoothing}")
         if len(classes) < 2:
             raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
+        if isinstance(getattr(model, "head", None), CrfHead) and not self.trains_crf:
+            raise ConfigError("head=crf is trained by task=labeling alone: choose head=vector")
         self.num_classes = len(classes)
         super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
         self.label_smoothing = label_smoothing
@@ -98,12 +104,15 @@ class ClassificationTask(Task):
             label_smoothing: in [0, 1).
 
         Raises:
-            ShapeError: when the head answers per set and the data per vector, or the reverse.
+            ShapeError: when the head answers per set and the data per vector, or the reverse; or not for each class.
         """
         if target.is_floating_point():
             return F.cross_entropy(output.float(), target, label_smoothing=label_smoothing)
         if output.shape[:-1] != target.shape:
             raise ShapeError(_misfit(output, target))
+        if output.shape[-1] != self.num_classes:
+            head = "head=attention or head=mean" if target.ndim == 1 else "head=vector"
+            raise ShapeError(f"the head gives {output.shape[-1]} numbers for {self.num_classes} classes: choose {head}")
         logits, labels = output.float().flatten(0, -2), target.flatten()
         total = F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum")
         return total / (labels != IGNORED).sum().clamp(min=1)

@@ -36,6 +36,7 @@ class LabelingTask(ClassificationTask):
     """
 
     floor_name = "most frequent label of each word"
+    trains_crf = True
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean loss per word.

@@ -70,8 +70,16 @@ class RecognitionCollate:
         return {**batch, "target": pad_sequence(targets, True, IGNORED)}
 
 
-def labels_of(target: Sequence[Any]) -> list[int]:
-    """Return the labels of a target, which are its numbers or those of its segments."""
+def labels_of(target: Sequence[Any] | int) -> list[int]:
+    """Return the labels of a target, which are its numbers or those of its segments.
+
+    Raises:
+        DataError: for a single label.
+    """
+    if isinstance(target, int):
+        raise DataError(
+            "task=recognition needs a list of words per recording; this data has one label per clip: use task=speech"
+        )
     return [part.label if isinstance(part, Segment) else int(part) for part in target]
 
 
@@ -200,14 +208,16 @@ class RecognitionTask(Task):
         wrong, right = ([i for i, is_right in enumerate(faultless) if is_right == side] for side in (False, True))
         chosen = spread(wrong, max(SHOWN_WRONG, SHOWN - len(right)))
         chosen = sorted(chosen + spread(right, SHOWN - len(chosen)))
-        rate, step = self.frames.sample_rate, self.frames.seconds_per_vector
+        rate = self.frames.sample_rate
         shown = []
         for index in chosen:
             item, (sound, target) = judged[index], data.test[index]
-            said = in_words(item.said, self.classes, seconds_per_vector=step)
+            samples = to_waveform(sound, rate, "a test recording")
+            borders = self.frames.borders(self.frames.num_vectors(len(samples))).tolist()
+            said = in_words(item.said, self.classes, borders=borders)
             good = [any(j == place for _, j in item.right) for place in range(len(said))]
             true = [(self.classes[part.label], part.start, part.end) for part in target if isinstance(part, Segment)]
-            shown.append(Line(to_waveform(sound, rate, "a test recording").numpy(), rate, true, said, good))
+            shown.append(Line(samples.numpy(), rate, true, said, good))
         title = f"{data.name}: {len(right)} of {len(judged)} test recordings right"
         return [*files, lines(shown, f"{title}; shown: {len(set(chosen) & set(wrong))} wrong", folder / "examples.png")]
 

@@ -18,7 +18,8 @@ from vsattn.tokenizers.waveforms import to_waveform
 
 from .classification import IGNORED, ClassificationTask, Collate, joined
 from .data.audio import EXTENSIONS, Segment
-from .data.base import Data
+from .data.audio_augment import AudioAugment
+from .data.base import Augmented, Data
 from .data.folders import listed
 from .image import spread
 from .plots import confusion
@@ -80,6 +81,20 @@ class SpeechTask(ClassificationTask):
     def collator(self, train: bool) -> SpeechCollate:
         """Return the function that batches."""
         return SpeechCollate(self.tokenizer, train=train)
+
+    def on_train_start(self) -> None:
+        """Look at the training data before the first step.
+
+        Raises:
+            ConfigError: for segments and an augmentation that moves time.
+        """
+        super().on_train_start()
+        pairs: Any = getattr(self.trainer.train_dataloader, "dataset", None)
+        moved = isinstance(pairs, Augmented) and isinstance(pairs.augment, AudioAugment) and pairs.augment.moves_time
+        if moved and not isinstance(pairs.items[0][1], int):
+            raise ConfigError(
+                "labels in time do not fit clips that are moved: set data.augment.speed=0 and data.augment.shift=0"
+            )
 
     def floor(self, data: Data) -> np.ndarray | None:
         """Judge logistic regression on each clip's mean log-mel spectrum, or on that of each vector's middle frame."""
@@ -170,11 +185,10 @@ def _log_mels(tokenizer: AudioFrames, pairs: Any) -> tuple[np.ndarray, np.ndarra
 
 
 def _stretches(labels: list[str], tokenizer: AudioFrames) -> list[tuple[float, float, str]]:
-    """Join equal neighbours; borders lie halfway between centres of vectors, the first at 0, in seconds."""
-    step = tokenizer.seconds_per_vector
-    times = tokenizer.vector_times(len(labels) + 1) - step / 2
+    """Join equal neighbours to ``(start, end, label)``, in seconds."""
+    times = tokenizer.borders(len(labels)).tolist()
     found, position = [], 0
     for label, group in groupby(labels):
         start, position = position, position + len(list(group))
-        found.append((float(times[start]) if start else 0.0, float(times[position]), label))
+        found.append((times[start], times[position], label))
     return found

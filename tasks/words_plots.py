@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .image import spread
 from .plots import save_figure
 
 if TYPE_CHECKING:
@@ -78,15 +79,9 @@ def choose(rows: Sequence[Row], pair: TwoWays | None) -> list[Row]:
     handy = [i for i, row in enumerate(rows) if len(row[0]) in SHOWN_WORDS and i not in first]
     wrong = [i for i in handy if list(rows[i][1]) != list(rows[i][2])]
     right = [i for i in handy if list(rows[i][1]) == list(rows[i][2])]
-    bad = _spread(wrong, max(SHOWN_WRONG, SHOWN - len(first) - len(right)))
-    shown = [*first, *bad, *_spread(right, SHOWN - len(first) - len(bad))]
+    bad = spread(wrong, max(SHOWN_WRONG, SHOWN - len(first) - len(right)))
+    shown = [*first, *bad, *spread(right, SHOWN - len(first) - len(bad))]
     return [rows[i] for i in shown or range(min(SHOWN, len(rows)))]
-
-
-def _spread(indices: Sequence[int], limit: int) -> list[int]:
-    if len(indices) <= limit:
-        return list(indices)
-    return [indices[i * len(indices) // limit] for i in range(max(0, limit))]
 
 
 def draw_sentences(rows: Sequence[Row], title: str, folder: Path, *, marked: str | None = None) -> Path:

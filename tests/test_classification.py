@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from torch import nn
 
+from vsattn.crf import CrfHead
 from vsattn.encoders import RecurrentEncoder, TransformerEncoder
 from vsattn.errors import ConfigError, DataError, ShapeError
 from vsattn.heads import MeanHead, VectorHead
@@ -19,6 +20,7 @@ from vsattn.model import Model
 from vsattn.predictor import Predictor
 from vsattn.tasks.classification import IGNORED, ClassificationTask
 from vsattn.tasks.data.images import Digits
+from vsattn.tasks.labeling import LabelingTask
 from vsattn.tasks.report import linear_floor
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.vectorset import VectorSet
@@ -101,6 +103,10 @@ def test_a_head_that_answers_otherwise_than_the_data_is_refused(task) -> None:
         task.loss(torch.randn(3, 3, 3), {"target": torch.tensor([0, 1, 2])})
     with pytest.raises(ShapeError, match="answers for \\(3, 2\\) vectors and the data has labels for \\(3, 3\\)"):
         task.loss(torch.randn(3, 2, 3), batch)
+    with pytest.raises(ShapeError, match="gives 4 numbers for 3 classes: choose head=vector"):
+        task.loss(torch.randn(3, 3, 4), batch)
+    with pytest.raises(ShapeError, match="gives 4 numbers for 3 classes: choose head=attention or head=mean"):
+        task.loss(torch.randn(3, 4), {"target": torch.tensor([0, 1, 2])})
 
 
 def test_wrong_arguments(task) -> None:
@@ -110,6 +116,13 @@ def test_wrong_arguments(task) -> None:
         ClassificationTask(task.model, task.tokenizer, ["a"])
     with pytest.raises(ConfigError, match="writes no predictions"):
         ClassificationTask.write_predictions(None, [], None)
+
+
+def test_a_random_field_is_refused_by_tasks_that_do_not_train_it(task) -> None:
+    model = Model(task.tokenizer.embedder(8), RecurrentEncoder(8, 1), CrfHead(8, 3))
+    with pytest.raises(ConfigError, match="head=crf is trained by task=labeling alone: choose head=vector"):
+        ClassificationTask(model, task.tokenizer, task.classes)
+    assert LabelingTask(model, task.tokenizer, task.classes).trains_crf
 
 
 def test_predictions_for_each_vector_are_those_of_the_item_alone(task) -> None:

@@ -113,7 +113,7 @@ MODALITIES = {
     "sound": Modality(
         clips,
         {
-            "tokenizer": ["log_mel", "mfcc", "raw_audio"],
+            "tokenizer": ["log_mel", "log_mel_coarse", "mfcc", "raw_audio"],
             "encoder": [
                 "transformer",
                 "transformer_small",

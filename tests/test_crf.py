@@ -101,6 +101,34 @@ def test_marginals_in_inference_mode() -> None:
     torch.testing.assert_close(inside.sum(-1), torch.ones(1, 4))
 
 
+def test_weights_on_another_device_get_the_logits_and_the_mask(monkeypatch) -> None:
+    head, logits, seen = CrfHead(2, 3).to("meta"), torch.randn(2, 4, 3), []
+
+    def decode(*tensors):
+        seen.extend(tensor.device.type for tensor in tensors)
+        return [[1] * 4, [2] * 2]
+
+    monkeypatch.setattr(head.crf, "decode", decode)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    found = head.labels(logits, mask)
+    assert seen == ["meta"] * 2 and found.tolist() == [[1] * 4, [2, 2, 0, 0]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs another device than the CPU")
+def test_answers_lie_where_the_logits_lie() -> None:
+    head, logits = CrfHead(2, 3), torch.randn(2, 4, 3)
+    target, mask = torch.randint(3, (2, 4)), torch.tensor([[True] * 4, [True, True, False, False]])
+
+    def answers():
+        likelihood = head.negative_log_likelihood(logits, target, mask)
+        return likelihood, head.labels(logits), head.labels(logits, mask), head.probabilities(logits, mask)
+
+    expected = answers()
+    head.cuda()
+    for found, wanted in zip(answers(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_a_missing_package_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchcrf", None)
     with pytest.raises(ConfigError, match=r"pip install 'vsattn\[labeling\]'"):

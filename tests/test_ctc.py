@@ -147,14 +147,15 @@ def test_long_recordings_cost_no_more_per_vector():
 def test_transcripts_name_words_and_seconds():
     logits = torch.full((6, 3), -9.0)
     logits[range(6), [2, 0, 0, 2, 1, 2]] = 9.0
+    borders = [0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.115]
     expected = Transcript("no yes", [Word("no", 0.02, 0.06, 1.0), Word("yes", 0.08, 0.1, 1.0)])
     for beam_width in (None, 1, 8):
-        found = transcript(logits, ["no", "yes"], seconds_per_vector=0.02, beam_width=beam_width)
+        found = transcript(logits, ["no", "yes"], borders=borders, beam_width=beam_width)
         assert found.text == expected.text
         for word, wanted in zip(found.words, expected.words, strict=True):
             assert word.label == wanted.label and word[1:] == pytest.approx(wanted[1:])
     assert transcript(logits, ["no", "yes"]).words[0][1:3] == (1.0, 3.0)  # counted in vectors
-    assert in_words([Span(1, 2, 3, 0.5)], "ab", seconds_per_vector=0.5) == [Word("b", 1.0, 1.5, 0.5)]
+    assert in_words([Span(1, 1, 2, 0.5)], "ab", borders=[0.0, 0.75, 1.0]) == [Word("b", 0.75, 1.0, 0.5)]
     assert transcript(torch.zeros(0, 3), ["no", "yes"]) == Transcript("", [])
 
 

@@ -262,6 +262,20 @@ def test_bad_files_stop_or_are_left_out_and_counted(own):
     assert len(data.skipped) == 3
 
 
+def test_a_bad_file_is_named_when_durations_are_read(own):
+    data = AudioFolder(own)
+    data.setup(0)
+    data.test.paths[3].write_bytes(b"no sound")
+    with pytest.raises(DataError, match=rf"{data.test.paths[3].name} cannot be read as sound"):
+        data.lengths("test")
+
+
+def test_a_folder_that_cannot_be_made_says_what_to_do(small, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match=r"could not be made from .*VSATTN_DATA"):
+        FSDD(tmp_path / "file").setup(0)
+
+
 def test_what_is_wrong_with_a_folder_is_named(own):
     def fails(message, root=own):
         with pytest.raises(DataError, match=message):

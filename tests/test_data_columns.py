@@ -51,8 +51,10 @@ def test_labels_of_entities_are_recognised(sample) -> None:
     data = data_of(sample)
     data.setup(0)
     assert data.entities and data.classes == ["B-LOC", "B-MISC", "B-ORG", "B-PER", "I-PER", "O"]
+    assert data.describe().endswith("6 labels; these are judged as entities")
     parts_of_speech = data_of(sample, label_column=1)
     parts_of_speech.setup(0)
+    assert parts_of_speech.describe().endswith("; these are not judged as entities")
     assert not parts_of_speech.entities and parts_of_speech.classes == ["JJ", "NN", "NNP", "VBZ"]
 
 

@@ -134,6 +134,9 @@ def test_a_missing_file_and_one_in_another_encoding(tmp_path) -> None:
     (tmp_path / "latin.conllu").write_bytes(b"# a\n# caf\xe9\n")
     with pytest.raises(DataError, match=r"latin\.conllu, line 2: not UTF-8"):
         read_conllu(tmp_path / "latin.conllu")
+    (tmp_path / "marked.conllu").write_text(SAMPLE, encoding="utf-8-sig")
+    with pytest.raises(DataError, match=r"marked\.conllu, line 1: begins with a byte order mark; save"):
+        read_conllu(tmp_path / "marked.conllu")
 
 
 def data_of(path: Path, **options) -> Conllu:
@@ -206,6 +209,7 @@ def test_the_treebank_is_downloaded_once_and_checked(release, tmp_path) -> None:
     )
     release.unlink()
     EnglishEWT(root).setup(0)  # now it is there
+    assert "not release" not in data.describe()
 
 
 def test_another_archive_is_refused_and_leaves_nothing(release, tmp_path, monkeypatch) -> None:
@@ -223,7 +227,7 @@ def test_a_folder_that_is_there_is_used_as_it_is(sample, tmp_path, monkeypatch) 
         (folder / name).write_bytes(SAMPLE.encode())
     data = EnglishEWT(tmp_path, column="xpos")
     data.setup(0)
-    assert "MD" in data.classes
+    assert "MD" in data.classes and data.describe().endswith("; not release 2.16")
     (folder / "en_ewt-ud-dev.conllu").unlink()
     with pytest.raises(DataError, match=r"en_ewt-ud-dev\.conllu cannot be read"):
         EnglishEWT(tmp_path).setup(0)

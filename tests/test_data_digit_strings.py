@@ -110,11 +110,11 @@ def test_vowels_are_joined_voice_by_voice() -> None:
 
 def test_faults_say_what_is_allowed(fsdd, tmp_path) -> None:
     for options, words in (
-        ({"strings": (1, 1)}, "strings are three numbers"),
-        ({"words": (0, 3)}, r"words is \[lowest, highest\] with lowest >= 1, not \[0, 3\]"),
+        ({"strings": (1, 1)}, r"DigitStrings\.strings are three numbers"),
+        ({"words": (0, 3)}, r"DigitStrings\.words is \[lowest, highest\] with lowest >= 1, not \[0, 3\]"),
         ({"pause": (0.3, 0.1)}, "pause is"),
         ({"noise": (3.0,)}, "noise is"),
-        ({"gain": -1.0}, "gain is at least 0"),
+        ({"gain": -1.0}, r"DigitStrings\.gain is at least 0"),
         ({"test_speaker": "teo"}, "there is no speaker 'teo'.*theo"),
         ({"val_speaker": "theo"}, "validate on another speaker"),
     ):

@@ -17,6 +17,9 @@ from torch import nn
 import vsattn
 from vsattn.ctc import Greedy, Span, greedy
 from vsattn.errors import ConfigError, DataError, ShapeError
+from vsattn.heads import CtcHead
+from vsattn.model import Model
+from vsattn.predictor import Predictor
 from vsattn.streaming import StreamingAudio
 from vsattn.tasks.callbacks import Checkpoints
 from vsattn.tasks.data.audio import Segment
@@ -207,6 +210,8 @@ def test_what_does_not_fit_is_refused():
         task.loss(task(batch), batch)
     with pytest.raises(ShapeError, match="choose head=ctc"):
         task.loss(task(batch)[:, 0], batch)
+    with pytest.raises(DataError, match="this data has one label per clip: use task=speech"):
+        task.collate([(clip(0.3), 1)])
     with pytest.raises(ConfigError, match="beam_width"):
         task_of(beam_width=0)
     with pytest.raises(ConfigError, match=r"hears sound.*not Pixels"):
@@ -277,6 +282,22 @@ def test_files_become_lines_with_words_and_times(trained, tmp_path):
         assert [word[0] for word in said] == answer.text.split()
         for (_, *numbers), word in zip(said, answer.words, strict=True):
             assert [float(number) for number in numbers] == pytest.approx(word[1:], abs=1e-3)
+
+
+def test_words_end_within_the_recording(trained):
+    predictor = vsattn.load(trained.folder)
+    predictor.model.head.classify.bias.data[3] = -1e4  # no blank: the last word lasts to the end
+    for seconds in np.arange(0.3, 0.38, 0.01):
+        (answer,) = predictor.predict([clip(seconds)])
+        assert answer.words[0].start == 0 and seconds - 0.05 < answer.words[-1].end <= seconds
+
+
+def test_the_predictor_searches_as_its_task_did():
+    logits = torch.tensor([[0.4, 1e-9, 1e-9, 0.6]] * 2).log()
+    for settings, text in (({}, "yes"), ({"beam_width": 8, "length_bonus": -5.0}, ""), ({"beam_width": 1}, "")):
+        model = Model(nn.Identity(), nn.Identity(), CtcHead(4, 3))
+        predictor = Predictor(model, tokenizer(), CLASSES, config={"task": settings})
+        assert predictor._answer(logits).text == text
 
 
 def test_a_stream_says_what_the_predictor_says(trained):

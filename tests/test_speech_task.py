@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import vsattn
-from vsattn.errors import DataError
+from vsattn.errors import ConfigError, DataError
 from vsattn.tasks.data.vowels import Vowels, VowelSequences
 from vsattn.tasks.experiment import run
 from vsattn.tasks.speech import SpeechCollate, SpeechTask, _stretches
@@ -116,6 +116,25 @@ def test_stretches_of_time_meet_halfway_between_vectors():
     assert [(label, pytest.approx(start), pytest.approx(end)) for start, end, label in found] == [
         ("a", 0.0, 0.04), ("b", 0.04, 0.06), ("a", 0.06, 0.08)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ["vowels.VowelSequences", "digit_strings.VowelStrings"])
+def test_labels_in_time_refuse_clips_that_are_moved(data, tmp_path):
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "devices": 1}
+    strings = {"strings": [4, 2, 2]} if "Strings" in data else {}
+    for options, moves in (({"speed": 0.2}, True), ({"shift": 0.1}, True), ({"gain": 3.0}, False)):
+        augment = {"_target_": "vsattn.tasks.data.audio_augment.AudioAugment", **options}
+        whole = {**config("VowelSequences", trainer=trainer), "data": {
+            "_target_": f"vsattn.tasks.data.{data}", "speakers": [2, 1, 1], "takes": 1, **strings, "augment": augment
+        }}  # fmt: skip
+        if moves:
+            with pytest.raises(ConfigError, match=r"set data\.augment\.speed=0 and data\.augment\.shift=0"):
+                run(whole, tmp_path / next(iter(options)))
+        else:
+            assert run(whole, tmp_path / next(iter(options))).metrics["epochs"] == 1
+    moved = {"_target_": "vsattn.tasks.data.audio_augment.AudioAugment", "speed": 0.2}
+    per_clip = config("Vowels", trainer=trainer)
+    run({**per_clip, "data": {**per_clip["data"], "augment": moved}}, tmp_path / "clips")
 
 
 @pytest.mark.parametrize("per_vector", [False, True])

@@ -250,6 +250,8 @@ def test_sound_that_cannot_stream_says_what_to_do():
     stream = StreamingAudio(model_of(steady), steady)
     with pytest.raises(DataError, match=r"one channel, not \(8000, 2\)"):
         stream.push(torch.zeros(8000, 2))
+    with pytest.raises(DataError, match="int64; give int16, int32 or floating point"):
+        stream.push([1000, -1000])
     with pytest.raises(DataError, match="NaN"):
         stream.push(torch.full((10,), float("nan")))
     with pytest.raises(DataError, match="at least one sample"):

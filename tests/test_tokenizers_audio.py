@@ -14,7 +14,7 @@ from torch import nn
 
 from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers import AudioFrames, SpecAugment
-from vsattn.tokenizers.audio import cosines, mel_filters
+from vsattn.tokenizers.mel import cosines, mel_filters
 from vsattn.tokenizers.waveforms import read_audio, resample, to_waveform
 
 
@@ -91,6 +91,13 @@ def test_normalisation_of_a_clip_or_by_the_training_clips():
         AudioFrames(sample_rate=8000, features="mfcc", num_features=13).load_state(state)
 
 
+@pytest.mark.parametrize("features", ["log_mel", "raw"])
+def test_silence_is_the_mean_and_nothing_else(features):
+    tokenizer = AudioFrames(sample_rate=8000, features=features)
+    for seconds in (1, 3, 10):
+        assert not tokenizer.frames(torch.zeros(8000 * seconds)).any()
+
+
 @pytest.mark.parametrize("strides", [(), (1,), (2, 1), (3, 2, 2)])
 @pytest.mark.parametrize("features", ["log_mel", "raw"])
 def test_a_clip_alone_equals_itself_in_a_batch(features, strides):
@@ -122,6 +129,17 @@ def test_times_and_counts_of_vectors():
     batch = tokenizer.collate(clips(16000, 560))
     assert [a.shape for a in tokenizer.decode(batch)] == [(98, 40), (2, 40)]
     assert torch.equal(torch.from_numpy(tokenizer.decode(batch)[1]), batch["frames"][1, :2])
+
+
+@pytest.mark.parametrize("strides", [(), (2, 1), (2, 2), (3, 2)])
+def test_borders_lie_halfway_between_centres_and_within_the_clip(strides):
+    tokenizer = AudioFrames(sample_rate=8000, strides=strides)
+    for samples in range(200, 2000, 37):
+        count = tokenizer.num_vectors(samples)
+        borders, centres = tokenizer.borders(count).double(), tokenizer.vector_times(count).double()
+        torch.testing.assert_close(borders[1:-1], (centres[1:] + centres[:-1]) / 2)
+        assert borders[0] == 0 and centres[-1] < borders[-1] <= samples / 8000 + 1e-6
+    assert tokenizer.borders(0).tolist() == [0.0]
 
 
 def test_a_click_is_in_the_vectors_that_its_time_says():
@@ -185,6 +203,7 @@ def test_arrays_of_any_kind_mean_the_same():
         (np.zeros((40, 50)), r"here has shape \(40, 50\)"),
         (np.zeros((2, 3, 4)), r"here has shape \(2, 3, 4\)"),
         (np.zeros(4, np.uint8), "here is uint8"),
+        (np.ones(4, np.int64), "here is torch.int64; give int16, int32 or floating point"),
         (["a", "b"], "here is list"),
         ((np.zeros(8), 0), "sample rate of 0 Hz"),
         (torch.zeros(4, dtype=torch.complex64), "here is torch.complex64"),
@@ -268,6 +287,15 @@ def test_distortions_are_for_training_alone_and_repeat_under_a_seed():
     sent = pickle.loads(pickle.dumps(tokenizer))
     torch.manual_seed(0)
     assert torch.equal(sent.collate([samples], train=True)["frames"], first)
+
+
+def test_raw_samples_have_no_frequencies_to_distort():
+    still = SpecAugment(frequency_masks=0, stretch=0.1)
+    AudioFrames(features="raw", spec_augment=still)
+    for wrong in (SpecAugment(), SpecAugment(frequency_masks=0, warp=0.1)):
+        with pytest.raises(ConfigError, match=r"spec_augment\.warp=0"):
+            AudioFrames(features="raw", spec_augment=wrong)
+        AudioFrames(features="mfcc", spec_augment=wrong)
 
 
 def test_masks_are_as_wide_as_they_may_be():

@@ -115,6 +115,13 @@ def test_the_vocabulary_is_what_occurs_often_enough(min_count, lower) -> None:
     assert rows[0] == rows[1] != rows[2]
 
 
+def test_a_state_whose_counts_do_not_fit_its_words_is_refused() -> None:
+    state = Words(min_count=1).fit(SENTENCES).state
+    for counts in (None, [], state["counts"][1:], [None, *state["counts"][1:]]):
+        with pytest.raises(DataError, match="'counts', a whole number for each of its 'words'"):
+            Words().load_state({**state, "counts": counts})
+
+
 def test_words_are_dropped_in_training_alone_and_never_padding() -> None:
     tokenizer = Words(min_count=1, dropout=2.0).fit(SENTENCES)
     torch.manual_seed(0)

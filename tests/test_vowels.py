@@ -12,7 +12,6 @@ from scipy import signal
 from vsattn.errors import ConfigError
 from vsattn.tasks.classification import IGNORED
 from vsattn.tasks.data.audio import Segment
-from vsattn.tasks.data.audio_augment import AudioAugment
 from vsattn.tasks.data.formants import BANDWIDTHS, Sound, Utterance, pulses, resonate, synthesise
 from vsattn.tasks.data.vowels import LEVELS, PAUSE, SPEAKERS, VOWELS, Speaker, Vowels, VowelSequences
 from vsattn.tasks.speech import SpeechCollate, labels_at
@@ -62,7 +61,7 @@ def test_formants_are_found_again_by_linear_prediction(word, group):
         assert np.abs(found - formant).min() < max(40.0, 0.04 * formant), (word, found)
 
 
-def test_formants_and_level_are_those_of_the_table_in_the_spectrum_of_a_voice():
+def test_first_formants_are_those_of_the_table_in_the_spectrum_of_a_voice():
     for word, groups in VOWELS.items():
         pitch, *formants = groups[0]
         frequencies, power = signal.welch(steady(formants, 2.0, pitch, voice=1.0), RATE, nperseg=2048)
@@ -116,8 +115,8 @@ def test_splits_have_their_own_voices_and_are_the_same_for_every_seed():
     assert rate == RATE and target == 3 and samples.dtype == torch.float32 and 0.04 < float(samples.abs().max()) < 0.91
     assert data.lengths("test")[3] == round(len(samples) / 80)
     assert "synthetic" in data.describe()
-    voices = [Speaker.draw(np.random.default_rng([1952, i])) for i in range(3)]
-    assert len(set(voices)) == 3
+    durations = {tuple(len(samples) for samples in part.samples[:20]) for part in (data.train, data.val, data.test)}
+    assert len(durations) == 3  # of the first voice of each split; one stream of random numbers would repeat them
 
 
 def test_voices_are_men_women_and_children_as_in_the_study():
@@ -166,10 +165,7 @@ def test_every_vector_has_the_label_of_its_time():
     )
 
 
-def test_labels_in_time_refuse_what_moves_time():
-    with pytest.raises(ConfigError, match=r"data\.augment\.speed=0"):
-        VowelSequences(**SMALL, augment=AudioAugment(speed=0.1))
-    VowelSequences(**SMALL, augment=AudioAugment(noise=(0, 10), gain=3))
+def test_labels_in_time_refuse_stretched_frames():
     tokenizer = AudioFrames(sample_rate=RATE, spec_augment=SpecAugment(stretch=0.1)).fit([torch.randn(2000)])
     pairs = [((torch.randn(2000), RATE), [Segment(0, 1, 0)])]
     assert SpeechCollate(tokenizer)(pairs)["target"].shape[0] == 1

@@ -42,17 +42,18 @@ class CrfHead(VectorHead):
             mask: bool ``(B, N)``, True = real; None when all are.
         """
         mask = _all_real(logits) if mask is None else mask
-        likelihood = self.crf(self._wide(logits), target.masked_fill(~mask, 0), _started(mask), reduction="none")
-        return -(likelihood * mask.any(1)).sum()
+        scores, started = self._placed(logits, mask)
+        likelihood = self.crf(scores, target.masked_fill(~mask, 0).to(scores.device), started, reduction="none")
+        return -(likelihood.to(mask.device) * mask.any(1)).sum().to(logits.device)
 
     def labels(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the likeliest sequence of classes, ``(B, N)``, by Viterbi's algorithm; 0 where the mask is False."""
         mask = _all_real(logits) if mask is None else mask
-        found = torch.zeros(mask.shape, dtype=torch.long, device=logits.device)
-        paths = self.crf.decode(self._wide(logits), _started(mask)) if mask.numel() else []
+        found = torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
+        paths = self.crf.decode(*self._placed(logits, mask)) if mask.numel() else []
         for row, path in zip(found, paths):
             row[: len(path)] = torch.tensor(path, device=row.device)
-        return found.masked_fill(~mask, 0)
+        return found.masked_fill(~mask, 0).to(logits.device)
 
     def probabilities(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return ``p(y_i | x)`` for each vector alone, ``(B, N, C)``, where the mask is True.
@@ -64,21 +65,21 @@ class CrfHead(VectorHead):
         if not mask.numel():
             return logits
         with torch.inference_mode(False), torch.enable_grad():
-            free = self._wide(logits.detach()).clone().requires_grad_()
-            target = torch.zeros(mask.shape, dtype=torch.long, device=logits.device)
-            likelihood = self.crf(free, target, _started(mask.clone()), reduction="sum")
+            scores, started = self._placed(logits.detach(), mask.clone())
+            free = scores.clone().requires_grad_()
+            target = torch.zeros(mask.shape, dtype=torch.long, device=free.device)
+            likelihood = self.crf(free, target, started, reduction="sum")
             (gradient,) = torch.autograd.grad(likelihood, free)
-        return torch.nn.functional.one_hot(target, logits.shape[-1]) - gradient
+        return (torch.nn.functional.one_hot(target, logits.shape[-1]) - gradient).to(logits.device)
 
-    def _wide(self, logits: Tensor) -> Tensor:
-        """Return logits on the device and in the precision of the weights: sums over sequences need it."""
-        return logits.to(self.crf.transitions)
+    def _placed(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both on the weights' device, logits in their precision: sums over sequences need it.
+
+        Every sequence has a first vector, as torchcrf wants; what an empty one gives is not looked at.
+        """
+        started = mask | (torch.arange(mask.shape[1], device=mask.device) == 0)
+        return logits.to(self.crf.transitions), started.to(self.crf.transitions.device)
 
 
 def _all_real(logits: Tensor) -> Tensor:
     return torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
-
-
-def _started(mask: Tensor) -> Tensor:
-    """Let every sequence have a first vector, as torchcrf wants; what an empty one gives is not looked at."""
-    return mask | (torch.arange(mask.shape[1], device=mask.device) == 0)

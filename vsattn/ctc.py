@@ -66,7 +66,7 @@ def transcript(
     logits: Tensor,
     classes: Sequence[str],
     *,
-    seconds_per_vector: float | None = None,
+    borders: Sequence[float] | None = None,
     beam_width: int | None = BEAM_WIDTH,
     length_bonus: float = 0.0,
 ) -> Transcript:
@@ -75,7 +75,7 @@ def transcript(
     Args:
         logits: ``(N, C + 1)``, the blank last.
         classes: the C names.
-        seconds_per_vector: None counts times in vectors.
+        borders: see :func:`in_words`.
         beam_width: see :func:`beam_search`; None is :func:`greedy`.
         length_bonus: see :func:`beam_search`.
 
@@ -87,14 +87,21 @@ def transcript(
         spans = greedy(logits)
     else:
         spans = beam_search(logits, beam_width=beam_width, length_bonus=length_bonus)[0].spans
-    words = in_words(spans, classes, seconds_per_vector=seconds_per_vector)
+    words = in_words(spans, classes, borders=borders)
     return Transcript(" ".join(word.label for word in words), words)
 
 
-def in_words(spans: Iterable[Span], classes: Sequence[str], *, seconds_per_vector: float | None = None) -> list[Word]:
-    """Name the labels and turn vectors into seconds; None counts times in vectors."""
-    step = 1.0 if seconds_per_vector is None else seconds_per_vector
-    return [Word(classes[label], start * step, stop * step, p) for label, start, stop, p in spans]
+def in_words(spans: Iterable[Span], classes: Sequence[str], *, borders: Sequence[float] | None = None) -> list[Word]:
+    """Name the labels and turn vectors into seconds.
+
+    Args:
+        spans: labels with their vectors.
+        classes: the names.
+        borders: when each vector begins and the last one ends, in seconds, as
+            :meth:`vsattn.tokenizers.AudioFrames.borders` says; None counts times in vectors.
+    """
+    times = (lambda place: float(place)) if borders is None else (lambda place: float(borders[place]))
+    return [Word(classes[label], times(start), times(stop), p) for label, start, stop, p in spans]
 
 
 def greedy(logits: Tensor) -> list[Span]:

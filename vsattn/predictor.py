@@ -47,7 +47,7 @@ class Predictor:
 
         Returns:
             For each item one `Prediction`; a list of them, one a vector, from a head that answers per vector; or a
-            :class:`~vsattn.ctc.Transcript` from a head for CTC.
+            :class:`~vsattn.ctc.Transcript` from a head for CTC, by the search of the task that trained it.
 
         Raises:
             DataError: naming the item that cannot be read.
@@ -70,8 +70,10 @@ class Predictor:
         if isinstance(self.model.head, CtcHead):
             from vsattn.ctc import transcript
 
-            seconds = getattr(self.tokenizer, "seconds_per_vector", None)
-            return transcript(logits, self.classes, seconds_per_vector=seconds)
+            settings = self.config.get("task") or {}
+            search = {name: settings[name] for name in ("beam_width", "length_bonus") if name in settings}
+            borders = self.tokenizer.borders(len(logits)).tolist() if hasattr(self.tokenizer, "borders") else None
+            return transcript(logits, self.classes, borders=borders, **search)
         head = self.model.head
         labels: Any = head.labels(logits[None])[0].tolist()
         probabilities = head.probabilities(logits[None])[0].tolist()
@@ -85,7 +87,7 @@ class Predictor:
 
     def _each(self, items: Iterable[Any], batch_size: int) -> Iterator[Tensor]:
         """Yield the logits of each item, ``(C,)`` or ``(N_i, C)``."""
-        if isinstance(items, (str, bytes, Path)):
+        if isinstance(items, (str, bytes, Path)) or hasattr(items, "edge_index"):
             raise DataError(f"predict takes a list of items, not one: use predict([{items!r}])")
         if batch_size < 1:
             raise DataError(f"batch_size is at least 1, not {batch_size}")

@@ -1,7 +1,7 @@
 """Answers while the input still comes: windowed attention over chunks, equal to attending to the whole at once.
 
 A layer whose attention sees ``left`` vectors back and ``right`` ahead keeps the keys and values of the former and waits
-for the latter, as does a convolution for its kernel. What is kept does not grow with the length of the stream.
+for the latter, as does a convolution for its kernel. Without a limit to the left, what is kept grows with the stream.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ import http.client
 import os
 import shutil
 import tarfile
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from vsattn.errors import DataError
 
@@ -45,24 +45,23 @@ def fetch_archive(
     Raises:
         DataError: saying what went wrong and what belongs where.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".download-", dir=folder.parent))
+    by_hand = folder.parent / url.rsplit("/", 1)[-1]
     try:
-        by_hand = folder.parent / url.rsplit("/", 1)[-1]
-        archive = by_hand if by_hand.is_file() else _download(url, staging / "archive")
-        if sha256 is not None and (found := _sha256(archive)) != sha256:
-            raise DataError(f"the SHA-256 of {archive.name} is {found}, not {sha256}")
-        (staging / "unpacked").mkdir()
-        _unpack(archive, staging / "unpacked", place)
-        check(staging / "unpacked")
-        os.replace(staging / "unpacked", folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=folder.parent, ignore_cleanup_errors=True) as staging:
+            archive = by_hand if by_hand.is_file() else _download(url, Path(staging, "archive"))
+            if sha256 is not None and (found := _sha256(archive)) != sha256:
+                raise DataError(f"the SHA-256 of {archive.name} is {found}, not {sha256}")
+            unpacked = Path(staging, "unpacked")
+            unpacked.mkdir()
+            _unpack(archive, unpacked, place)
+            check(unpacked)
+            os.replace(unpacked, folder)
     except FAILURES as error:  # DataError is a ValueError
         raise DataError(
             f"{folder} is not there and could not be made from {url} ({' '.join(str(error).split())[:400]}). "
             f"Point VSATTN_DATA or paths.data at a folder that holds it, or put the archive at {by_hand}"
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _download(url: str, path: Path) -> Path:

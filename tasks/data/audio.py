@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from vsattn.errors import ConfigError, DataError, nearest
-from vsattn.tokenizers.waveforms import read_audio
+from vsattn.tokenizers.waveforms import opened, read_audio
 
 from .archives import fetch_archive
 from .base import Augment, Data, split_off
@@ -107,11 +107,12 @@ class _AudioOnDisk(Data):
         return text if not self.skipped else f"{text}; {len(self.skipped)} files left out: {'; '.join(self.skipped)}"
 
     def lengths(self, split: str) -> Sequence[int]:
-        """Return the duration of each clip in hundredths of a second, which is a vector for each usual hop."""
-        import soundfile
+        """Return the duration of each clip in hundredths of a second, which is a vector for each usual hop.
 
-        infos = [soundfile.info(str(path)) for path in getattr(self, split).paths]
-        return [max(1, round(info.frames / info.samplerate / LENGTH_UNIT)) for info in infos]
+        Raises:
+            DataError: naming a file that cannot be read.
+        """
+        return [max(1, round(_seconds(path) / LENGTH_UNIT)) for path in getattr(self, split).paths]
 
     def _usable(self, files: AudioFiles) -> AudioFiles:
         if self.bad_files == "stop":
@@ -119,6 +120,12 @@ class _AudioOnDisk(Data):
         files, faults = files.readable()
         self.skipped += faults
         return files
+
+
+def _seconds(path: Path) -> float:
+    """Return the duration that the header of a file states."""
+    with opened(path) as file:
+        return file.frames / file.samplerate
 
 
 class FSDD(_AudioOnDisk):

@@ -52,6 +52,10 @@ class Columns(TaggedWords):
         if self.entities:
             entity_scores([["O"]], [["O"]])
 
+    def describe(self) -> str:
+        """Also say whether labels are judged as entities."""
+        return f"{super().describe()}; these are {'' if self.entities else 'not '}judged as entities"
+
 
 def read_columns(path: str | Path, word_column: int, label_column: int) -> list[Tagged]:
     """Read the words and labels of a file of columns.

@@ -120,7 +120,7 @@ def read_lines(path: str | Path) -> list[str]:
     """Return the lines of a text file with their ends, which are ``\\n`` or ``\\r\\n``.
 
     Raises:
-        DataError: naming the file, when it is missing, empty or not UTF-8.
+        DataError: naming the file, when it is missing, empty, not UTF-8, or begins with a byte order mark.
     """
     path = Path(path).expanduser()
     try:
@@ -130,6 +130,8 @@ def read_lines(path: str | Path) -> list[str]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file") from None
+    if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):  # it would be read as a part of the first word
+        raise DataError(f"{path}, line 1: begins with a byte order mark; save the file as UTF-8 without one")
     if not text.strip():
         raise DataError(f"{path} is empty")
     return re.findall(r"[^\n]*\n|[^\n]+", text)  # not splitlines, which ends lines at other characters too
@@ -218,6 +220,11 @@ class EnglishEWT(Conllu):
         if not folder.is_dir():
             fetch_archive(EWT_URL, folder, place=_place_in_ewt, check=_check_ewt)
         self.read({split: str(folder / name) for split, name in zip(self.files, EWT_FILES, strict=True)})
+        self.as_released = all(_sha256(folder / name) == expected for name, expected in EWT_FILES.items())
+
+    def describe(self) -> str:
+        """Also say when the files are not those of release 2.16."""
+        return super().describe() + ("" if self.as_released else "; not release 2.16")
 
 
 def _place_in_ewt(path: PurePosixPath) -> str | None:
@@ -229,5 +236,9 @@ def _check_ewt(folder: Path) -> None:
     for name, expected in EWT_FILES.items():
         if not (folder / name).is_file():
             raise DataError(f"the archive has no {name}")
-        if (found := hashlib.sha256((folder / name).read_bytes()).hexdigest()) != expected:
+        if (found := _sha256(folder / name)) != expected:
             raise DataError(f"the SHA-256 of {name} is {found}, not {expected}")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

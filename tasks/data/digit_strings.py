@@ -96,14 +96,15 @@ class _JoinedWords(Data):
         augment: Augment | None,
     ) -> None:
         super().__init__(augment=augment)
+        kind = type(self).__name__
         if len(strings) != 3 or min(strings) < 1:
-            raise ConfigError(f"{self.name}.strings are three numbers of at least 1 (train, val, test), not {strings}")
+            raise ConfigError(f"{kind}.strings are three numbers of at least 1 (train, val, test), not {strings}")
         for key, values, least in (("words", words, 1), ("pause", pause, 0), ("noise", noise, -np.inf)):
             if len(values) != 2 or not least <= values[0] <= values[1]:
                 bound = f" with lowest >= {least}" if np.isfinite(least) else ""
-                raise ConfigError(f"{self.name}.{key} is [lowest, highest]{bound}, not {list(values)}")
+                raise ConfigError(f"{kind}.{key} is [lowest, highest]{bound}, not {list(values)}")
         if gain < 0:
-            raise ConfigError(f"{self.name}.gain is at least 0 decibels, not {gain}")
+            raise ConfigError(f"{kind}.gain is at least 0 decibels, not {gain}")
         self.strings, self.words, self.pause = tuple(strings), tuple(words), tuple(pause)
         self.gain, self.noise = gain, tuple(noise)
 

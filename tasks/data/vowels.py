@@ -13,7 +13,6 @@ from torch import Tensor
 from vsattn.errors import ConfigError
 
 from .audio import LENGTH_UNIT, Segment
-from .audio_augment import AudioAugment
 from .base import Augment, Data
 from .formants import STEP, Sound, Utterance, synthesise
 
@@ -187,9 +186,6 @@ class VowelSequences(Vowels):
 
     Args:
         speakers, takes, jitter, noise, sample_rate, augment: see :class:`Vowels`.
-
-    Raises:
-        ConfigError: also for an augmentation that moves time.
     """
 
     def __init__(
@@ -205,8 +201,6 @@ class VowelSequences(Vowels):
         super().__init__(
             speakers=speakers, takes=takes, jitter=jitter, noise=noise, sample_rate=sample_rate, augment=augment
         )
-        if isinstance(augment, AudioAugment) and augment.moves_time:
-            raise ConfigError("labels in time do not fit clips that are moved: set data.augment.speed=0 and shift=0")
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.base import Tokenizer
+from vsattn.tokenizers.mel import cosines, mel_filters
 from vsattn.tokenizers.spec_augment import SpecAugment
 from vsattn.tokenizers.waveforms import to_waveform
 from vsattn.vectorset import VectorSet
@@ -26,7 +27,8 @@ MFCC_BANDS = 40
 #: (ITU-T P.56, G.191).
 LEVEL = 0.05
 
-#: About the power of a mel band, on average, of a clip of that level.
+#: About the power of a mel band, on average, of a clip of that level at 8 kHz, in 40 bands of windows of 25 ms; at
+#: 16 kHz it is about four times as much.
 BAND_POWER = 0.5
 
 #: Positions are made for clips up to so many times as long as the longest training clip.
@@ -53,9 +55,11 @@ class AudioFrames(Tokenizer):
         strides: one convolution over frames for each, of kernel ``2 s + 1`` and stride s, with GELU; without any, a
             linear map of each frame.
         frequencies: lowest and highest of the mel bands, in Hz; None is 0 and half the sample rate.
-        dynamic_range: so many decibels below a clip's average power lies what is added to the power of each band before
-            the logarithm, so that silence has one; a smaller range makes noisy and clean recordings alike.
-        spec_augment: distorts training clips, or None.
+        dynamic_range: so many decibels below `BAND_POWER` lies what is added to the power of each band before the
+            logarithm, so that silence has one; a smaller range makes noisy and clean recordings alike. Near 8 kHz and
+            with ``normalise="utterance"`` this is below a clip's average power; at 16 kHz it is about 6 dB lower, and
+            with another ``normalise`` it is the same whatever a clip's level. Raw windows need none.
+        spec_augment: distorts training clips, or None; raw windows have no frequencies to warp or mask.
         max_vectors: a clip that would become more vectors is refused, since attention is quadratic.
 
     Raises:
@@ -95,6 +99,11 @@ class AudioFrames(Tokenizer):
             raise ConfigError(f"num_features is at least 1, and at most {MFCC_BANDS} for mfcc; not {num_features}")
         if any(stride < 1 for stride in strides):
             raise ConfigError(f"strides are at least 1, unlike {list(strides)}")
+        if features == "raw" and spec_augment is not None and (spec_augment.warp or spec_augment.frequency_masks):
+            raise ConfigError(
+                "features=raw has no frequencies to distort: set tokenizer.spec_augment.warp=0 and "
+                "tokenizer.spec_augment.frequency_masks=0"
+            )
         self.num_features = self.window if features == "raw" else num_features
         if not math.isfinite(dynamic_range):
             raise ConfigError(f"dynamic_range is a number of decibels, not {dynamic_range}")
@@ -118,6 +127,19 @@ class AudioFrames(Tokenizer):
     def vector_times(self, count: int) -> Tensor:
         """Return the centres of the first ``count`` vectors, in seconds from the start of the clip, ``(count,)``."""
         return torch.arange(count) * self.seconds_per_vector + 0.5 * self.window / self.sample_rate
+
+    def borders(self, count: int) -> Tensor:
+        """Return when the first ``count`` vectors begin and the last of them ends, in seconds, ``(count + 1,)``.
+
+        Neighbours meet halfway between their centres. The first begins at 0, and the last ends with its window at the
+        latest, hence within the clip, unless that is shorter than a window.
+        """
+        times = self.vector_times(count + 1)
+        step, half = self.seconds_per_vector, 0.5 * self.window / self.sample_rate
+        times[1:] -= step / 2
+        times[-1:] -= max(0.0, step / 2 - half)
+        times[0] = 0.0
+        return times
 
     def counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Return how many vectors each clip of a batch becomes, ``(B,)``."""
@@ -226,7 +248,10 @@ class AudioFrames(Tokenizer):
         if self.normalise == "global":
             mean, std = (torch.tensor(self.state[name]) for name in ("mean", "std"))
         else:
-            mean, std = frames.mean(), frames.var(correction=0).clamp(min=1e-10).sqrt()
+            mean, variance = frames.mean(), frames.var(correction=0)
+            if variance < 1e-10:  # silence: only the rounding of the mean is left
+                return torch.zeros_like(frames)
+            std = variance.sqrt()
         return (frames - mean) / std
 
 
@@ -265,37 +290,3 @@ def after_strides(length: Any, strides: Sequence[int]) -> Any:
 def frame_mask(length: Tensor, total: int) -> Tensor:
     """Return bool ``(B, total)``, True on the first ``length (B,)`` of each."""
     return torch.arange(total, device=length.device) < length[:, None]
-
-
-def mel_filters(bands: int, size: int, sample_rate: int, frequencies: tuple[float, float], warp: float = 1.0) -> Tensor:
-    """Return triangular filters, equally spaced on the mel scale, ``(size // 2 + 1, bands)``.
-
-    The scale is ``2595 log10(1 + f / 700)`` (O'Shaughnessy 1987), each filter rises from its left neighbour's centre to
-    1 at its own and falls to 0 at its right neighbour's, in Hz (the HTK book, section 5.4). A ``warp`` a moves the
-    centres f to a f up to ``0.8 top / max(a, 1)`` and linearly from there to the top, which changes the apparent length
-    of the vocal tract (Jaitly and Hinton 2013, section 3).
-
-    Args:
-        bands: number of filters.
-        size: of the Fourier transform, in samples.
-        sample_rate: Hz.
-        frequencies: where the first filter begins and the last one ends, in Hz.
-        warp: a.
-    """
-    low, high = (2595 * math.log10(1 + f / 700) for f in frequencies)
-    points = 700 * (10 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595) - 1)  # in Hz
-    if warp != 1.0:
-        top, knee = frequencies[1], 0.8 * frequencies[1] / max(warp, 1.0)
-        slope = (top - warp * knee) / (top - knee)
-        points = torch.where(points <= knee, warp * points, top - slope * (top - points))
-    bins = torch.linspace(0, sample_rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
-    left, centre, right = points[:-2], points[1:-1], points[2:]
-    rise, fall = (bins - left) / (centre - left), (right - bins) / (right - centre)
-    return torch.minimum(rise, fall).clamp(min=0).float()
-
-
-def cosines(bands: int, coefficients: int) -> Tensor:
-    """Return the first columns of the orthonormal cosine transform (DCT-II), ``(bands, coefficients)``."""
-    place, order = torch.arange(bands)[:, None] + 0.5, torch.arange(coefficients)
-    scale = torch.where(order == 0, math.sqrt(1 / bands), math.sqrt(2 / bands))
-    return scale * torch.cos(math.pi / bands * place * order)

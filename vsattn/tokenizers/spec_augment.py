@@ -12,7 +12,8 @@ class SpecAugment:
     """SpecAugment's masks (Park et al. 2019, section 2), another tempo, and another length of the vocal tract.
 
     Args:
-        frequency_masks: so many bands of features are set to 0, their mean, in each clip.
+        frequency_masks: so many bands of features are set to 0 in each clip, which is their mean where the frames are
+            normalised.
         frequency_width: each is 0 to so many features wide.
         time_masks: so many stretches of time are set to 0.
         time_share: each is 0 to this share of the clip long.
@@ -48,7 +49,7 @@ class SpecAugment:
         return 1 + self.stretch * stretch, 1 + self.warp * warp
 
     def masked(self, frames: Tensor) -> Tensor:
-        """Return normalised frames ``(T, F)`` with bands and stretches set to 0."""
+        """Return frames ``(T, F)`` with bands and stretches set to 0."""
         count, width = frames.shape
         frames = frames.clone()
         for _ in range(self.frequency_masks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ BLOCK = 1 << 20
 #: More channels than this are taken for a mistake.
 MAX_CHANNELS = 32
 
+#: Whole numbers that samples are given in; wider ones rarely fill their type's scale, and would become silence.
+INTEGERS = (torch.int8, torch.int16, torch.int32)
+
 #: Rates are brought to each other by a ratio of whole numbers up to this one: exact for all usual rates, and within
 #: 1 in 200,000 for others, whose resampling filter would otherwise fill the memory.
 MAX_RATIO = 500
@@ -32,23 +37,34 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     Raises:
         DataError: naming the file, when it is missing, corrupt, cut short or empty, or holds NaN or infinity.
     """
+    with opened(path) as file:
+        rate, promised = int(file.samplerate), int(file.frames)
+        parts = []  # a damaged header may promise more than the memory holds
+        while len(part := file.read(BLOCK, dtype="float32", always_2d=True)):  # (BLOCK, channels)
+            parts.append(torch.from_numpy(part).mean(1))
+    samples = torch.cat(parts) if parts else torch.empty(0)
+    if len(samples) < promised:
+        raise DataError(f"{path} is cut short: {len(samples)} of {promised} samples are there")
+    return _checked(samples, str(path)), rate
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """Open a sound file as a `soundfile.SoundFile`.
+
+    Raises:
+        DataError: naming the file, when it is missing, or cannot be read within the block.
+    """
     import soundfile  # here, so that arrays can be used without libsndfile
 
     if not Path(path).is_file():
         raise DataError(f"there is no sound file {path}")
     try:
         with soundfile.SoundFile(str(path)) as file:
-            rate, promised = int(file.samplerate), int(file.frames)
-            parts = []  # a damaged header may promise more than the memory holds
-            while len(part := file.read(BLOCK, dtype="float32", always_2d=True)):  # (BLOCK, channels)
-                parts.append(torch.from_numpy(part).mean(1))
+            yield file
     except (RuntimeError, TypeError, ValueError, OSError) as error:  # libsndfile's errors are RuntimeErrors
         reason = str(error).rsplit(": ", 1)[-1].strip().rstrip(".") or type(error).__name__
         raise DataError(f"{path} cannot be read as sound: {reason}") from None
-    samples = torch.cat(parts) if parts else torch.empty(0)
-    if len(samples) < promised:
-        raise DataError(f"{path} is cut short: {len(samples)} of {promised} samples are there")
-    return _checked(samples, str(path)), rate
 
 
 def to_waveform(item: Any, sample_rate: int, name: str) -> Tensor:
@@ -57,7 +73,7 @@ def to_waveform(item: Any, sample_rate: int, name: str) -> Tensor:
     Args:
         item: a path; or samples, which are at ``sample_rate``; or ``(samples, rate)``. Samples are an array or tensor
             ``(S,)``, or two-dimensional with the channels along the shorter axis, which are averaged; floating point
-            of full scale +-1, or signed integers of their type's full scale.
+            of full scale +-1, or signed integers of 8, 16 or 32 bits and their type's full scale.
         sample_rate: Hz.
         name: what the item is called in an error.
 
@@ -72,9 +88,9 @@ def to_waveform(item: Any, sample_rate: int, name: str) -> Tensor:
         item, rate = item[0], int(item[1])
     if isinstance(item, np.ndarray) and item.dtype.kind in "if":
         item = torch.from_numpy(np.ascontiguousarray(item, dtype=item.dtype.newbyteorder("=")))
-    if not isinstance(item, Tensor) or item.is_complex() or item.dtype in (torch.bool, torch.uint8):
+    if not isinstance(item, Tensor) or not (item.is_floating_point() or item.dtype in INTEGERS):
         kind = getattr(item, "dtype", type(item).__name__)
-        raise DataError(f"{name} is {kind}; a clip is a path, samples in floating point, or (samples, rate in Hz)")
+        raise DataError(f"{name} is {kind}; give int16, int32 or floating point, (samples, rate in Hz) or a path")
     if rate < 1:
         raise DataError(f"{name} has a sample rate of {rate} Hz")
     if item.numel() == 0:

@@ -103,8 +103,10 @@ class Words(WordTokenizer):
 
     def load_state(self, state: dict[str, Any]) -> Words:
         super().load_state(state)
-        self._rows = rows_of(self, state, "words")
-        counts = torch.tensor([torch.inf] * FIRST + state["counts"])
+        self._rows, seen = rows_of(self, state, "words"), state.get("counts")
+        if not isinstance(seen, list) or len(seen) != len(state["words"]) or not all(isinstance(n, int) for n in seen):
+            raise DataError("this is no state of Words: it needs 'counts', a whole number for each of its 'words'")
+        counts = torch.tensor([torch.inf] * FIRST + seen)
         self._drop = self.dropout / (self.dropout + counts)
         return self
 
