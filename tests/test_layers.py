@@ -255,7 +255,7 @@ def test_conv_encoder_equals_torchs_convolutions_and_padding_is_a_border():
 def test_impossible_layers_are_refused():
     with pytest.raises(ConfigError, match="'gelu', 'relu' or 'swiglu'"):
         FeedForward(4, activation="tanh")
-    with pytest.raises(ConfigError, match="must be odd"):
+    with pytest.raises(ConfigError, match="kernel_size odd"):
         ConvEncoder(4, 1, kernel_size=2)
     with pytest.raises(ConfigError, match="'pre', 'post', 'sandwich' or 'deepnorm', not 'middle'"):
         TransformerEncoder(4, 1, 1, norm_placement="middle")
