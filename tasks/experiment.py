@@ -183,9 +183,8 @@ def report(result: Result, config: dict[str, Any], started: float) -> None:
     metrics["seed"] = config["seed"]
     metrics["device"] = str(result.trainer.strategy.root_device)
     metrics |= environment()
-    write_metrics(
-        metrics, folder / "metrics.json"
-    )  # before what is drawn and compared, so that no fault there loses it
+    # Before what is drawn and compared, so that no fault there loses it.
+    write_metrics(metrics, folder / "metrics.json")
     curves(result.rows, folder / "plots" / "curves.png", best_epoch=metrics.get("best_epoch"))
     task.draw(folder / "plots", result.data)
     metrics |= floor(task, result.data, config["seed"])

@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         words, folder = _option(words, "-o", "--output")
-        words, config_dir = _option(words, "-cd", "--config-dir")
         if words[:1] == ["lengths"]:
-            return _lengths([*words[1:], *([] if config_dir is None else ["--config-dir"])], folder)
+            return _lengths(words[1:], folder)
+        words, config_dir = _option(words, "-cd", "--config-dir")
         return _compare(words, folder, config_dir)
     except ConfigError as error:
         return fail(error, 2, "vsattn.compare")

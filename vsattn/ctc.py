@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ def in_words(spans: Iterable[Span], classes: Sequence[str], *, borders: Sequence
         borders: when each vector begins and the last one ends, in seconds, as
             :meth:`vsattn.tokenizers.AudioFrames.borders` says; None counts times in vectors.
     """
-    times = (lambda place: float(place)) if borders is None else (lambda place: float(borders[place]))
+    times: Callable[[int], float] = float if borders is None else borders.__getitem__
     return [Word(classes[label], times(start), times(stop), p) for label, start, stop, p in spans]
 
 

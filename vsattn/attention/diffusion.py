@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,28 +30,19 @@ def diffuse(case: Case, hops: int, teleport: float) -> Tensor:
     Source: Wang et al. 2021, "Multi-hop Attention Graph Neural Network", equation 6; with uniform weights it is
     personalised PageRank (Gasteiger et al. 2019, equation 5).
     """
-    if edges_refuses(case) is None:
+    refusal, pair = edges_refuses(case), None
+    if refusal is None:
         pair, value, weights = edge_weights(case)
-        mixed = _hops(value, weights, lambda w, z: edge_sum(w, z, pair.edges), case.dropout, hops, teleport)
-        return by_head(mixed, case)
-    if num_pairs(case) > MAX_DENSE_PAIRS:
+    elif num_pairs(case) <= MAX_DENSE_PAIRS:
+        value, weights = case.value, reference_weights(case)
+    else:
         raise ShapeError(
-            f"diffusion over {num_pairs(case)} pairs would keep them all (limit {MAX_DENSE_PAIRS}), because "
-            f"{edges_refuses(case)}; use Edges and a score with a softmax, or smaller sets"
+            f"diffusion over {num_pairs(case)} pairs would keep them all (limit {MAX_DENSE_PAIRS}), because {refusal}; "
+            "use Edges and a score with a softmax, or smaller sets"
         )
-    return _hops(case.value, reference_weights(case), lambda w, z: w @ z, case.dropout, hops, teleport)
-
-
-def _hops(
-    value: Tensor,
-    weights: Tensor,
-    mix: Callable[[Tensor, Tensor], Tensor],
-    dropout: float,
-    hops: int,
-    teleport: float,
-) -> Tensor:
     mixed = value
     for _ in range(hops):
-        dropped = F.dropout(weights, dropout, training=dropout > 0)
-        mixed = (1 - teleport) * mix(dropped, mixed) + teleport * value
-    return mixed
+        dropped = F.dropout(weights, case.dropout, training=case.dropout > 0)
+        hop = dropped @ mixed if pair is None else edge_sum(dropped, mixed, pair.edges)
+        mixed = (1 - teleport) * hop + teleport * value
+    return mixed if pair is None else by_head(mixed, case)

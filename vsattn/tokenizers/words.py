@@ -159,7 +159,7 @@ def checked(item: Any, name: str) -> Sentence:
 
 def frequent(entries: Iterable[str], min_count: int) -> list[str]:
     """Return the entries, or the keys of counts, that occur ``min_count`` times: most frequent first, then by name."""
-    counts = entries if isinstance(entries, Counter) else Counter(entries)
+    counts = Counter(entries)
     return sorted((e for e, n in counts.items() if n >= min_count), key=lambda e: (-counts[e], e))
 
 
