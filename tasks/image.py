@@ -18,7 +18,7 @@ from .classification import ClassificationTask, Collate, joined
 from .data.base import Data
 from .data.folders import listed
 from .data.images import EXTENSIONS
-from .plots import confusion, save_figure
+from .plots import confusion, save_figure, shorten, shown
 from .report import linear_floor
 
 if TYPE_CHECKING:
@@ -137,15 +137,7 @@ def pick(count: int, wrong: list[int]) -> list[int]:
     """Choose test pictures to show: wrong ones first, then right ones, each evenly spread over the set."""
     few = set(wrong)
     right = [i for i in range(count) if i not in few]
-    bad = spread(wrong, max(SHOWN_WRONG, SHOWN - len(right)))
-    return bad + spread(right, SHOWN - len(bad))
-
-
-def spread(indices: list[int], limit: int) -> list[int]:
-    """Return at most ``limit`` of the indices, evenly spaced."""
-    if len(indices) <= limit:
-        return indices
-    return [indices[i * len(indices) // limit] for i in range(limit)]
+    return shown(wrong, right, SHOWN, SHOWN_WRONG)
 
 
 def examples(rows: list[tuple[Any, str, float, str]], title: str, path: Path) -> Path:
@@ -180,8 +172,3 @@ def examples(rows: list[tuple[Any, str, float, str]], title: str, path: Path) ->
         for spine in axis.spines.values():
             spine.set(color=colour, linewidth=1.0 if right else 3.0)
     return save_figure(figure, path)
-
-
-def shorten(name: str, length: int = 14) -> str:
-    """Cut a long class name."""
-    return name if len(name) <= length else name[: length - 1] + "…"

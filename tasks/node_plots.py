@@ -14,7 +14,7 @@ from vsattn.tokenizers.graph import Graph, coalesce
 
 from .classification import IGNORED
 from .data.sampling import NeighborSampler
-from .plots import save_figure
+from .plots import save_figure, shorten
 
 #: Nodes and edges of a drawing at most; of a larger graph a part around some judged nodes is drawn.
 DRAWN_NODES, DRAWN_EDGES = 400, 4000
@@ -47,7 +47,15 @@ def draw_nodes(graph: Graph, predictions: Tensor, targets: Tensor, classes: Sequ
         axis.scatter(x, y, label=label, **style)
 
     for label, (name, colour) in enumerate(zip(classes, _colours(len(classes)), strict=True)):
-        dots(judged & (guess == label), _short(name), s=34, color=colour, edgecolors="white", linewidths=0.4, zorder=3)
+        dots(
+            judged & (guess == label),
+            shorten(name, 26),
+            s=34,
+            color=colour,
+            edgecolors="white",
+            linewidths=0.4,
+            zorder=3,
+        )
     dots(wrong, "wrong", s=80, facecolors="none", edgecolors="#c62828", linewidths=1.6, zorder=4)
     dots(~judged, "not judged", s=10, color="#c8c8c8", zorder=2)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, title="predicted")
@@ -95,7 +103,3 @@ def _colours(count: int) -> list[tuple[float, ...]]:
     if count <= 10:  # grey, the eighth, is for nodes that were not judged
         return [colormaps["tab10"](i) if i != 7 else (0.1, 0.1, 0.1, 1.0) for i in range(count)]
     return [colormaps["turbo"]((i + 0.5) / count) for i in range(count)]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 26 else name[:25] + "…"

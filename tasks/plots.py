@@ -105,3 +105,27 @@ def _label_classes(axis: Axes, classes: Sequence[str]) -> None:
     axis.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="#dddddd", linewidth=0.5)
     axis.tick_params(which="minor", length=0)
+
+
+def shown(wrong: list[int], right: list[int], total: int, most_wrong: int) -> list[int]:
+    """Return which test items to draw, wrong ones first, each kind evenly spaced.
+
+    Args:
+        wrong, right: indices of items that are answered so.
+        total: how many are drawn.
+        most_wrong: how many of them are wrong ones, or more where right ones are too few.
+    """
+    bad = spread(wrong, max(most_wrong, total - len(right)))
+    return bad + spread(right, total - len(bad))
+
+
+def spread(indices: list[int], limit: int) -> list[int]:
+    """Return at most ``limit`` of the indices, evenly spaced."""
+    if len(indices) <= limit:
+        return indices
+    return [indices[i * len(indices) // limit] for i in range(limit)]
+
+
+def shorten(name: str, length: int = 14) -> str:
+    """Cut a long class name."""
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -28,8 +28,7 @@ from .classification import IGNORED
 from .data.audio import EXTENSIONS, Segment
 from .data.base import Data
 from .data.folders import listed
-from .image import spread
-from .plots import confusion
+from .plots import confusion, shown
 from .report import bootstrap
 
 if TYPE_CHECKING:
@@ -206,10 +205,9 @@ class RecognitionTask(Task):
         files = [confusion(pairs[:, 0], pairs[:, 1], [*self.classes, NOTHING], folder / "confusion.png")]
         faultless = [not sum(item.errors) for item in judged]
         wrong, right = ([i for i, is_right in enumerate(faultless) if is_right == side] for side in (False, True))
-        chosen = spread(wrong, max(SHOWN_WRONG, SHOWN - len(right)))
-        chosen = sorted(chosen + spread(right, SHOWN - len(chosen)))
+        chosen = sorted(shown(wrong, right, SHOWN, SHOWN_WRONG))
         rate = self.frames.sample_rate
-        shown = []
+        drawn = []
         for index in chosen:
             item, (sound, target) = judged[index], data.test[index]
             samples = to_waveform(sound, rate, "a test recording")
@@ -217,9 +215,9 @@ class RecognitionTask(Task):
             said = in_words(item.said, self.classes, borders=borders)
             good = [any(j == place for _, j in item.right) for place in range(len(said))]
             true = [(self.classes[part.label], part.start, part.end) for part in target if isinstance(part, Segment)]
-            shown.append(Line(samples.numpy(), rate, true, said, good))
+            drawn.append(Line(samples.numpy(), rate, true, said, good))
         title = f"{data.name}: {len(right)} of {len(judged)} test recordings right"
-        return [*files, lines(shown, f"{title}; shown: {len(set(chosen) & set(wrong))} wrong", folder / "examples.png")]
+        return [*files, lines(drawn, f"{title}; shown: {len(set(chosen) & set(wrong))} wrong", folder / "examples.png")]
 
     def _in_time(self, item: Judged, target: Sequence[Any]) -> list[bool]:
         """Tell of each right word whether the time in which it is said overlaps that of the true one."""

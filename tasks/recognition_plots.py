@@ -10,8 +10,7 @@ import numpy as np
 
 from vsattn.ctc import Word
 
-from .image import shorten
-from .plots import save_figure
+from .plots import save_figure, shorten
 from .speech_plots import RANGE, RIGHT, WRONG, spectrogram
 
 if TYPE_CHECKING:

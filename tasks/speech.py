@@ -21,8 +21,7 @@ from .data.audio import EXTENSIONS, Segment
 from .data.audio_augment import AudioAugment
 from .data.base import Augmented, Data
 from .data.folders import listed
-from .image import spread
-from .plots import confusion
+from .plots import confusion, shown, spread
 from .report import linear_floor
 from .speech_plots import clips, timelines
 
@@ -145,17 +144,16 @@ class SpeechTask(ClassificationTask):
         share = f"{len(targets) - len(wrong)} of {len(targets)}"
         if isinstance(data.test[0][1], int):
             right = (predictions == targets).nonzero().flatten().tolist()
-            bad = spread(wrong, max(SHOWN_CLIPS // 2, SHOWN_CLIPS - len(right)))
-            chosen = bad + spread(right, SHOWN_CLIPS - len(bad))
+            chosen = shown(wrong, right, SHOWN_CLIPS, SHOWN_CLIPS // 2)
             names = self.classes
             rows = [
                 (*self._sound(data.test[i][0]), names[predictions[i]], float(probabilities[i]), names[targets[i]])
                 for i in chosen
             ]
             return [*files, clips(rows, f"{data.name}: {share} test clips right", folder / "examples.png")]
-        shown = [self._timeline(data.test[i]) for i in spread(list(range(len(data.test))), SHOWN_TIMELINES)]
+        lines = [self._timeline(data.test[i]) for i in spread(list(range(len(data.test))), SHOWN_TIMELINES)]
         title = f"{data.name}: {share} test frames right"
-        return [*files, timelines(shown, self.classes, title, folder / "examples.png")]
+        return [*files, timelines(lines, self.classes, title, folder / "examples.png")]
 
     def _sound(self, item: Any) -> tuple[np.ndarray, int]:
         assert isinstance(self.tokenizer, AudioFrames)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .image import shorten
-from .plots import save_figure
+from .plots import save_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .image import spread
-from .plots import save_figure
+from .plots import save_figure, shorten, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +69,9 @@ def two_ways(rows: Sequence[Row]) -> TwoWays | None:
 def _around(words: Sequence[str], place: int, reach: int = 4) -> str:
     """Return a word with its neighbours, itself in brackets."""
     start, end = max(0, place - reach), min(len(words), place + reach + 1)
-    return " ".join(f"[{words[i]}]" if i == place else _cut(" ".join(words[i].split())) for i in range(start, end))
+    return " ".join(
+        f"[{words[i]}]" if i == place else shorten(" ".join(words[i].split()), LONGEST) for i in range(start, end)
+    )
 
 
 def choose(rows: Sequence[Row], pair: TwoWays | None) -> list[Row]:
@@ -79,9 +80,8 @@ def choose(rows: Sequence[Row], pair: TwoWays | None) -> list[Row]:
     handy = [i for i, row in enumerate(rows) if len(row[0]) in SHOWN_WORDS and i not in first]
     wrong = [i for i in handy if list(rows[i][1]) != list(rows[i][2])]
     right = [i for i in handy if list(rows[i][1]) == list(rows[i][2])]
-    bad = spread(wrong, max(SHOWN_WRONG, SHOWN - len(first) - len(right)))
-    shown = [*first, *bad, *spread(right, SHOWN - len(first) - len(bad))]
-    return [rows[i] for i in shown or range(min(SHOWN, len(rows)))]
+    chosen = first + shown(wrong, right, SHOWN - len(first), SHOWN_WRONG)
+    return [rows[i] for i in chosen or range(min(SHOWN, len(rows)))]
 
 
 def draw_sentences(rows: Sequence[Row], title: str, folder: Path, *, marked: str | None = None) -> Path:
@@ -157,8 +157,4 @@ def _shown(word: str) -> str:
 
     known = get_font(findfont("DejaVu Sans Mono")).get_charmap()
     word = "".join(c if ord(c) in known and c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in word)
-    return _cut(word)
-
-
-def _cut(word: str) -> str:
-    return word if len(word) <= LONGEST else word[: LONGEST - 1] + "…"
+    return shorten(word, LONGEST)

@@ -112,7 +112,7 @@ class _AudioOnDisk(Data):
         Raises:
             DataError: naming a file that cannot be read.
         """
-        return [max(1, round(_seconds(path) / LENGTH_UNIT)) for path in getattr(self, split).paths]
+        return [length_of(*_duration(path)) for path in getattr(self, split).paths]
 
     def _usable(self, files: AudioFiles) -> AudioFiles:
         if self.bad_files == "stop":
@@ -122,10 +122,15 @@ class _AudioOnDisk(Data):
         return files
 
 
-def _seconds(path: Path) -> float:
-    """Return the duration that the header of a file states."""
+def length_of(num_samples: int, rate: int) -> int:
+    """Return a duration in hundredths of a second, at least 1."""
+    return max(1, round(num_samples / (LENGTH_UNIT * rate)))
+
+
+def _duration(path: Path) -> tuple[int, int]:
+    """Return how many samples the header of a file states, and their rate in Hz."""
     with opened(path) as file:
-        return file.frames / file.samplerate
+        return file.frames, file.samplerate
 
 
 class FSDD(_AudioOnDisk):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vsattn.errors import ConfigError, DataError
 
-from .audio import FSDD, LENGTH_UNIT, AudioFiles, Segment
+from .audio import FSDD, AudioFiles, Segment, length_of
 from .base import Augment, Data
 from .vowels import VOWELS, Clips, Vowels
 
@@ -128,8 +128,7 @@ class _JoinedWords(Data):
     def lengths(self, split: str) -> Sequence[int]:
         """Return the duration of each string in hundredths of a second, which is a vector for each usual hop."""
         strings: Strings = getattr(self, split)
-        unit = LENGTH_UNIT * strings.rate
-        return [max(1, round(strings.num_samples(i) / unit)) for i in range(len(strings))]
+        return [length_of(strings.num_samples(i), strings.rate) for i in range(len(strings))]
 
     def _plans(self, voices: Sequence[Voice], rate: int, count: int, split: int) -> list[Plan]:
         random = np.random.default_rng([2006, split])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vsattn.errors import ConfigError
 
-from .audio import LENGTH_UNIT, Segment
+from .audio import Segment, length_of
 from .base import Augment, Data
 from .formants import STEP, Sound, Utterance, synthesise
 
@@ -144,7 +144,7 @@ class Vowels(Data):
 
     def lengths(self, split: str) -> Sequence[int]:
         """Return the duration of each clip in hundredths of a second, which is a vector for each usual hop."""
-        return [max(1, round(len(s) / self.sample_rate / LENGTH_UNIT)) for s in getattr(self, split).samples]
+        return [length_of(len(samples), self.sample_rate) for samples in getattr(self, split).samples]
 
     def script(self, speaker: Speaker, random: np.random.Generator) -> list[tuple[Utterance, Any]]:
         """Return what one voice says, with the targets."""
