@@ -20,7 +20,7 @@ from vsattn.errors import ConfigError, DataError, ShapeError
 from vsattn.heads import CtcHead
 from vsattn.model import Model
 from vsattn.predictor import Predictor
-from vsattn.streaming import StreamingAudio
+from vsattn.streaming_audio import StreamingAudio
 from vsattn.tasks.callbacks import Checkpoints
 from vsattn.tasks.data.audio import Segment
 from vsattn.tasks.data.digit_strings import _JoinedWords

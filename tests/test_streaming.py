@@ -20,7 +20,8 @@ from vsattn.layers import BatchNorm, FeedForward, RMSNorm
 from vsattn.model import Model
 from vsattn.positions import Learned, Rotary, Sinusoidal
 from vsattn.predictor import Predictor
-from vsattn.streaming import MIN_PIECE, Streaming, StreamingAudio
+from vsattn.streaming import MIN_PIECE, Streaming
+from vsattn.streaming_audio import StreamingAudio
 from vsattn.structure import Causal, Dense, Full, Window
 from vsattn.tokenizers import AudioFrames, Pixels
 from vsattn.vectorset import VectorSet

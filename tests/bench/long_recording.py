@@ -22,7 +22,7 @@ from vsattn.heads import VectorHead
 from vsattn.model import Model
 from vsattn.positions import Sinusoidal
 from vsattn.predictor import Predictor
-from vsattn.streaming import StreamingAudio
+from vsattn.streaming_audio import StreamingAudio
 from vsattn.structure import Window
 from vsattn.tasks.data.vowels import VowelSequences
 from vsattn.tokenizers import AudioFrames
