@@ -93,23 +93,15 @@ class PreparedGraph(Graph):
 
 def coalesce(edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int) -> tuple[Tensor, Tensor | None]:
     """Return each edge ``(2, E')`` once, by target and then source, with the mean of its features ``(E', F)``."""
-    codes, where = (edge_index[1] * num_nodes + edge_index[0]).unique(return_inverse=True)
-    index = torch.stack([codes % num_nodes, codes // num_nodes])
-    return index, None if edge_attr is None else _mean_by(where, edge_attr, len(codes))
+    from torch_geometric import utils
+
+    return utils.coalesce(edge_index, edge_attr, num_nodes, reduce="mean", sort_by_row=False)
 
 
 def add_remaining_self_loops(
     edge_index: Tensor, edge_attr: Tensor | None, num_nodes: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Add an edge to itself for each node that has none, with the mean of the features of the edges that come in."""
-    lacking = torch.ones(num_nodes, dtype=torch.bool)
-    lacking[edge_index[0, edge_index[0] == edge_index[1]]] = False
-    loops = lacking.nonzero()[:, 0].expand(2, -1)
-    if edge_attr is not None:
-        edge_attr = torch.cat([edge_attr, _mean_by(edge_index[1], edge_attr, num_nodes)[lacking]])
-    return coalesce(torch.cat([edge_index, loops], 1), edge_attr, num_nodes)
+    """Add a loop to each node that has none, with the mean of its incoming edges' features; edges must be coalesced."""
+    from torch_geometric import utils
 
-
-def _mean_by(where: Tensor, rows: Tensor, count: int) -> Tensor:
-    total = rows.new_zeros(count, rows.shape[1]).index_add_(0, where, rows)
-    return total / where.bincount(minlength=count).clamp(min=1)[:, None]
+    return coalesce(*utils.add_remaining_self_loops(edge_index, edge_attr, "mean", num_nodes), num_nodes)
