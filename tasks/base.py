@@ -131,6 +131,14 @@ class Task(pl.LightningModule, ABC):
         """
         return None
 
+    def lengths(self, data: Data, split: str) -> Sequence[int]:
+        """Return the number of vectors of each item of a split, by which ``batch_vectors`` makes batches.
+
+        Raises:
+            ConfigError: for data that cannot tell.
+        """
+        return data.lengths(split)
+
     def unused(self, batch: dict[str, Tensor]) -> str:
         """Return what a run says at its start of data that this model does not look at; "" where it sees all."""
         return ""
@@ -144,6 +152,10 @@ class Task(pl.LightningModule, ABC):
             DataError: naming a file that cannot be read.
         """
         raise ConfigError("this model's task writes no predictions; use vsattn.load(...).predict(items)")
+
+    def keep(self, folder: Path, data: Data) -> list[Path]:
+        """Write the task's own answers to the test items beside the metrics, and return the files."""
+        return []
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
         """Draw what is particular to the task, after testing, and return the files."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
+
+from vsattn.errors import ConfigError
 
 from .base import Task
 
@@ -175,3 +177,47 @@ class Checkpoints(ModelCheckpoint):
             self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
             trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
             self._written = time.monotonic()
+
+
+class AverageLast(WeightAveraging):
+    """Tests the mean of the weights after each of the last epochs (Vaswani et al. 2017, section 6.1).
+
+    Until then, what is validated and kept are the weights of the moment.
+
+    Args:
+        epochs: how many; the first of them is the last that was not averaged.
+
+    Raises:
+        ConfigError: for fewer than one.
+    """
+
+    def __init__(self, epochs: int = 5) -> None:
+        if epochs < 1:
+            raise ConfigError(f"AverageLast.epochs is at least 1, not {epochs}")
+        super().__init__()
+        self.epochs = epochs
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make room for the mean.
+
+        Raises:
+            ConfigError: for a training without a last epoch.
+        """
+        if stage == "fit" and (trainer.max_epochs or -1) < 1:
+            raise ConfigError("AverageLast averages the last epochs: set trainer.max_epochs")
+        super().setup(trainer, pl_module, stage)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Never by itself: :meth:`on_train_batch_end` knows which batch is an epoch's last."""
+        return False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the weights after an epoch's last batch, before they are validated."""
+        assert self._average_model is not None and trainer.max_epochs is not None
+        if not trainer.is_last_batch:
+            return
+        if trainer.current_epoch <= trainer.max_epochs - self.epochs:
+            self._average_model.n_averaged.zero_()  # so that the update takes the weights as they are
+        self._average_model.update_parameters(pl_module)

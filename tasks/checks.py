@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vsattn import signatures
 from vsattn.build import build, check, parameters_of, unknown
+from vsattn.decoders import Decoder
 from vsattn.encoders import Encoder
 from vsattn.errors import ConfigError, nearest
 from vsattn.heads import Head
@@ -41,6 +42,7 @@ PARTS: dict[str, tuple[type, tuple[str, ...], bool]] = {
     "rotary": (Rotary, (), True),
     "norm": (nn.Module, ("dim",), True),
     "encoder": (Encoder, _SIZES, False),
+    "decoder": (Decoder, _SIZES, True),
     "head": (Head, _SIZES, False),
     "task": (Task, _TASK, False),
     "optimizer": (Optimizer, ("params",), False),
@@ -80,9 +82,9 @@ def faults(config: dict[str, Any]) -> list[str]:
             found += [] if optional or name not in config else [f"{name}: is null; choose one with {name}=OPTION"]
             continue
         seen += check(part, slot, path=name, injected=given) + _factory_fault(name, part)
-    # The encoder repeats structure, score, relation, rotary and norm: their faults are told once.
+    # Encoder and decoder repeat structure, score, relation, rotary and norm: their faults are told once.
     for line in seen:
-        if not any(re.sub(r"^encoder\.(attention\.)?", "", line) == other for other in seen if other is not line):
+        if not any(re.sub(r"^(en|de)coder\.(attention\.)?", "", line) == other for other in seen if other is not line):
             found.append(line)
     for group, (slot, given) in NAMED_PARTS.items():
         for name, part in (config.get(group) or {}).items():

@@ -95,13 +95,14 @@ def prepare(config: dict[str, Any]) -> None:
 
 def make_task(config: dict[str, Any], data: Data, tokenizer: Tokenizer) -> Task:
     """Build the model and the task around it."""
-    model = build_model(config, tokenizer, num_classes=len(data.classes))
+    classes = data.classes if tokenizer.writes is None else tokenizer.writes
+    model = build_model(config, tokenizer, num_classes=len(classes))
     made = {
         name: build(config[name], slot, path=name)
         for name, slot in (("optimizer", Optimizer), ("schedule", LRScheduler))
         if config.get(name) is not None
     }
-    given = {"model": model, "tokenizer": tokenizer, "classes": data.classes, "recipe": config, **made}
+    given = {"model": model, "tokenizer": tokenizer, "classes": classes, "recipe": config, **made}
     return build(config["task"], Task, path="task", **given)
 
 
@@ -122,7 +123,8 @@ def announce(config: dict[str, Any], folder: Path, task: Task, data: Data) -> No
         task.loss(output, batch)
         unused = task.unused(batch)
     task.train()
-    inputs = " ".join(f"{name} {tuple(value.shape[1:])}" for name, value in batch.items() if name != "target")
+    shapes = {name: tuple(value.shape[1:]) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    inputs = " ".join(f"{name} {shape}" for name, shape in shapes.items() if name != "target")
     grid = f" in a grid of {vector_set.grid[0]} x {vector_set.grid[1]}" if vector_set.grid else ""
     parameters = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     names = [type(part).__name__ for part in (task.tokenizer, *_stages(task.model))]
@@ -171,7 +173,7 @@ def _batches(config: dict[str, Any]) -> str:
 
 
 def _stages(model: torch.nn.Module) -> list[Any]:
-    found = [getattr(model, name, None) for name in ("positions", "encoder", "head")]
+    found = [getattr(model, name, None) for name in ("positions", "encoder", "decoder", "head")]
     return [part for part in found if part is not None]
 
 
@@ -185,6 +187,7 @@ def report(result: Result, config: dict[str, Any], started: float) -> None:
     metrics |= environment()
     # Before what is drawn and compared, so that no fault there loses it.
     write_metrics(metrics, folder / "metrics.json")
+    kept = task.keep(folder, result.data)
     curves(result.rows, folder / "plots" / "curves.png", best_epoch=metrics.get("best_epoch"))
     task.draw(folder / "plots", result.data)
     metrics |= floor(task, result.data, config["seed"])
@@ -192,7 +195,8 @@ def report(result: Result, config: dict[str, Any], started: float) -> None:
     metrics["wall_seconds"] = time.time() - started
     write_metrics(metrics, folder / "metrics.json")
     print(f"\n{metrics['wall_seconds']:.1f} s in all, {metrics['epochs']} epochs; everything lies in {folder}:")
-    for path in ("config.yaml", "metrics.json", "metrics.csv", "checkpoints", "plots", "tensorboard"):
+    own = [file.name for file in kept]
+    for path in ("config.yaml", "metrics.json", "metrics.csv", *own, "checkpoints", "plots", "tensorboard"):
         if (folder / path).exists():
             inside = sorted(p.name for p in (folder / path).iterdir()) if (folder / path).is_dir() else []
             listed = f": {', '.join(inside)}" if inside and path != "tensorboard" else ""

@@ -112,6 +112,8 @@ class RecognitionTask(Task):
             raise ConfigError(f"task.beam_width is at least 1, not {beam_width}")
         if not isinstance(tokenizer, AudioFrames):
             raise ConfigError(f"task=recognition hears sound: choose tokenizer=log_mel, not {type(tokenizer).__name__}")
+        if tokenizer.trim is not None:
+            raise ConfigError("task=recognition tells times, which cut ends would move: set tokenizer.trim=null")
         super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
         self.frames, self.beam_width, self.length_bonus = tokenizer, beam_width, length_bonus
         self.judged: list[Judged] = []

@@ -185,7 +185,7 @@ def make_loaders(
             sampler = RandomSampler(items, generator=shuffle) if training else None
             batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": training and lone_item}
         else:
-            batches = {"batch_sampler": VectorBatches(data.lengths(split), batch_vectors, generator=shuffle)}
+            batches = {"batch_sampler": VectorBatches(task.lengths(data, split), batch_vectors, generator=shuffle)}
         loaders[split] = DataLoader(
             Augmented(items, data.augment) if training and data.augment is not None else items,
             **batches,

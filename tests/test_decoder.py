@@ -148,6 +148,52 @@ def test_a_search_goes_on_from_chosen_rows_and_leaves_the_old_state_alone(attent
     assert torch.equal(model.advance(piece(target, slice(3, 5)), first)[0].x, again.x)
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**20), st.lists(st.lists(st.integers(0, 1), min_size=3, max_size=3), max_size=3), st.booleans())
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_beams_of_a_sample_share_its_memory_and_change_places(attention, seed, lines, padded):
+    model, samples = made(attention), torch.arange(len(lines)) % 2
+    target, memory = drawn_sets(seed, 2, 4, 4, padded)
+    first = torch.tensor([[0, 0], [1, 1]])  # two beams each
+    order = samples[:, None] * 2 + torch.tensor(lines, dtype=torch.long).reshape(-1, 3)  # three of these
+    wide = VectorSet(target.x[first.flatten()] + torch.randn(4, 4, DIM).double(), layout="sequence")
+    state = model.advance(piece(wide, slice(0, 2)), model.start(memory).select(first))[1]
+    assert state.memory[0].key.shape[0] == 2 and state.batch == 4
+    assert state.select(torch.tensor([[1, 0], [3, 2]])).memory[1].key is state.memory[1].key
+    rows = order.flatten()
+    chosen, source = (
+        wide.replace(x=wide.x[rows]),
+        memory.replace(x=memory.x[rows // 2], mask=memory.mask[rows // 2] if padded else None),
+    )
+    expected = model(chosen, source).x[:, 2:]
+    shared, apart = state.select(order), state.select(rows)
+    assert shared.memory[0].key.shape[0] == len(lines) and apart.memory[0].key.shape[0] == len(rows)
+    for found in (shared, apart, shared.select(torch.arange(len(rows)))):
+        for pieces in ([slice(2, 4)], [slice(2, 3), slice(3, 4)]):
+            outputs, now = [], found
+            for part in pieces:
+                output, now = model.advance(piece(chosen, part), now)
+                outputs.append(output.x)
+            torch.testing.assert_close(torch.cat(outputs, 1), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
+@pytest.mark.parametrize("attention", sorted(ATTENTIONS))
+def test_weights_of_attention_to_the_memory(attention, placement):
+    model = made(attention, norm_placement=placement)
+    target, memory = drawn_sets(0, 3, 5, 4, padded=True)
+    weights = model.attention(target, memory)
+    assert weights.shape == (3, 2, 3, 5, 4) and not weights[~memory.mask[:, None, None, None].expand_as(weights)].any()
+    real = memory.mask.any(1)
+    torch.testing.assert_close(weights.sum(-1)[real], torch.ones_like(weights[real, ..., 0]))
+    seen = []
+    for block in model.blocks:  # what goes into each attention, and what its own return_weights says of it
+        block.cross_attention.register_forward_hook(lambda module, inputs, _: seen.append((module, inputs)))
+    model(target, memory)
+    for layer, (module, (query, key)) in enumerate(list(seen)):
+        torch.testing.assert_close(weights[:, layer], module(query, key, return_weights=True)[1], atol=1e-12, rtol=0)
+
+
 def test_positions_that_are_given_are_kept():
     model, place = made("alibi"), torch.tensor([[[2.0], [3.0], [7.0], [8.0]], [[0.0], [1.0], [2.0], [9.0]]])
     target, memory = drawn_sets(0, 2, 4, 3, padded=False)

@@ -121,9 +121,11 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
         CheckpointError: when the file is missing, damaged, foreign, of a newer version, or its parts do not fit.
     """
     from vsattn.build import build
+    from vsattn.encoder_decoder import EncoderDecoder
     from vsattn.model import build_model
     from vsattn.predictor import Predictor
     from vsattn.tokenizers.base import Tokenizer
+    from vsattn.translator import Translator
 
     path = locate(path)
     checkpoint = read(path)
@@ -148,4 +150,5 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the weights in {path} do not fit the model of its config: {' '.join(lines)}") from None
-    return Predictor(model.to(device), tokenizer, held["classes"], config=config)
+    kind = Translator if isinstance(model, EncoderDecoder) else Predictor
+    return kind(model.to(device), tokenizer, held["classes"], config=config)

@@ -46,6 +46,28 @@ class VectorHead(Head):
         return vector_set.x[:, vector_set.num_prefix :]
 
 
+class TiedHead(VectorHead):
+    """One answer per vector, scored by the rows of an embedding: ``x . e_c`` (Press and Wolf 2017)."""
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_classes, dropout=dropout)
+        self.classify = nn.Linear(dim, num_classes, bias=False)
+
+    def tie(self, table: nn.Embedding) -> None:
+        """Take over the weight ``(C, D)`` of an embedding.
+
+        Raises:
+            ShapeError: when it has other classes or another width.
+        """
+        weight = table.weight
+        if weight.shape != self.classify.weight.shape:
+            raise ShapeError(
+                f"an embedding of {tuple(weight.shape)} cannot score {tuple(self.classify.weight.shape)}: "
+                "use head=vector"
+            )
+        self.classify.weight = weight  # type: ignore[assignment]
+
+
 class CtcHead(VectorHead):
     """A label or a blank per vector, ``(B, N, C + 1)``, the blank last; CTC makes a shorter sequence of labels of them.
 

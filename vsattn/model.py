@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from vsattn.build import build
+from vsattn.decoders import Decoder
 from vsattn.encoders import Encoder
+from vsattn.errors import ConfigError
 from vsattn.heads import Head
 from vsattn.positions import Positions
 from vsattn.vectorset import VectorSet
@@ -50,19 +52,41 @@ def build_model(config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: in
     """Build a model from a plain config, for a fitted tokenizer.
 
     Args:
-        config: has ``dim``, ``encoder``, ``head`` and ``positions`` (a config or None), as `vsattn.build` reads them.
+        config: has ``dim``, ``encoder``, ``head`` and ``positions`` (a config or None), as `vsattn.build` reads them;
+            with ``decoder`` too, an :class:`~vsattn.encoder_decoder.EncoderDecoder` is built.
         tokenizer: fitted; makes the embedder and supplies the sizes that are known only at run time.
         num_classes: C.
 
     Raises:
-        ConfigError: naming all faults of a part at once.
+        ConfigError: naming all faults of a part at once, or a decoder that has no text to write, or text without one.
     """
     dim = config["dim"]
     sizes = {"dim": dim, "num_classes": num_classes, **tokenizer.sizes}
 
     def part(name: str, slot: type) -> Any:
-        return build(config[name], slot, path=name, **sizes)
+        return None if config.get(name) is None else build(config[name], slot, path=name, **sizes)
 
-    positions = None if config.get("positions") is None else part("positions", Positions)
-    encoder, head = part("encoder", Encoder), part("head", Head)
-    return Model(tokenizer.embedder(dim), encoder, head, positions=positions)
+    positions, encoder, head = part("positions", Positions), part("encoder", Encoder), part("head", Head)
+    decoder, embedder = part("decoder", Decoder), tokenizer.embedder(dim)
+    if decoder is None and tokenizer.writes is None:
+        return Model(embedder, encoder, head, positions=positions)
+    if decoder is None or tokenizer.writes is None:
+        raise ConfigError(
+            f"decoder: {type(tokenizer).__name__} "
+            + (
+                "has no text to be written; decoder=none"
+                if decoder
+                else "has text to be written; choose decoder=transformer"
+            )
+        )
+    from vsattn.encoder_decoder import EncoderDecoder
+
+    return EncoderDecoder(
+        embedder,  # type: ignore[arg-type]
+        encoder,
+        decoder,
+        head,
+        target_embedder=tokenizer.target_embedder(dim, embedder),  # type: ignore[attr-defined]
+        positions=positions,
+        target_positions=part("positions", Positions),
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,10 +19,9 @@ Answer for files with a trained model.
   python -m vsattn.predict ckpt=FOLDER/checkpoints/best.ckpt input=a.wav,b.flac output=answers.tsv
 
 ckpt is a checkpoint or the folder of a run. What comes out depends on the model's task: CoNLL-U for words, lines of
-labels or of text with times for sound, CSV for the nodes of a graph, a line a picture.
+labels or of text with times for sound, CSV for the nodes of a graph, a line a picture, a translation of each line of
+text (python -m vsattn.translate does that with more to choose from).
 """
-
-KEYS = ("ckpt", "input", "output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,22 +30,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(USAGE, end="")
         return 0
+    return guarded(lambda: _predict(**read_words(words, ("ckpt", "input"), ("output",))), "vsattn.predict")
+
+
+def guarded(action: Callable[[], None], command: str) -> int:
+    """Run what a command does, say on standard error what is wrong, and return the exit code (see `main`)."""
     from vsattn.run import fail
 
     try:
-        given = _read(words)
-        _predict(given["ckpt"], [Path(name) for name in given["input"].split(",")], given.get("output"))
+        action()
     except ConfigError as error:
-        return fail(error, 2, "vsattn.predict")
+        return fail(error, 2, command)
     except VsattnError as error:
-        return fail(error, 1, "vsattn.predict")
+        return fail(error, 1, command)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read the answers has left, as `head` does; nothing more can be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
-def _read(words: list[str]) -> dict[str, str]:
+def read_words(words: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+    """Return settings that are written ``key=value``.
+
+    Raises:
+        ConfigError: naming everything that is no setting, is unknown, is given twice or is missing.
+    """
     given: dict[str, str] = {}
     faults = []
     for word in words:
@@ -54,20 +66,31 @@ def _read(words: list[str]) -> dict[str, str]:
             faults.append(f"{word}: settings are written key=value, such as ckpt=FOLDER")
         elif key in given:
             faults.append(f"{word}: {key} is given twice; several files are written {key}=a,b")
-        elif key not in KEYS:
-            faults.append(f"{word}: there is no setting '{key}'; {nearest(key, KEYS)}")
+        elif key not in (*required, *optional):
+            faults.append(f"{word}: there is no setting '{key}'; {nearest(key, (*required, *optional))}")
         else:
             given[key] = value
-    faults += [f"{key}: is missing; add {key}=PATH" for key in ("ckpt", "input") if key not in given]
+    faults += [f"{key}: is missing; add {key}=PATH" for key in required if key not in given]
     if faults:
         raise ConfigError("\n".join(faults))
     return given
 
 
-def _predict(ckpt: str, inputs: list[Path], output: str | None) -> None:
-    missing = [str(path) for path in inputs if not path.exists()]
+def files(names: str) -> list[Path]:
+    """Return the paths that ``input=a,b`` names.
+
+    Raises:
+        DataError: naming those that do not exist.
+    """
+    paths = [Path(name) for name in names.split(",")]
+    missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise DataError(f"there is no {', '.join(missing)}")
+    return paths
+
+
+def _predict(ckpt: str, input: str, output: str | None = None) -> None:
+    inputs = files(input)
     from vsattn.build import resolve
     from vsattn.checkpoint import load
     from vsattn.tasks.base import Task
@@ -79,25 +102,33 @@ def _predict(ckpt: str, inputs: list[Path], output: str | None) -> None:
     task: Any = resolve(target)
     if not issubclass(task, Task):
         raise DataError(f"{ckpt} was trained by {task.__name__}, which is no task")
-    with _open(output) as out:
+    with opened(output) as out:
         task.write_predictions(predictor, inputs, out)
 
 
 @contextlib.contextmanager
-def _open(output: str | None) -> Iterator[TextIO]:
-    """Yield where answers go: a file takes its place when all is answered, so that a failure leaves what was there."""
+def opened(output: str | None) -> Iterator[TextIO]:
+    """Yield where answers go: a file takes its place when all is answered, so that a failure leaves what was there.
+
+    Raises:
+        DataError: when the file cannot be written.
+    """
     if output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
-    answers = io.StringIO()
-    yield answers
     part = Path(f"{output}.part")
     try:
-        part.write_text(answers.getvalue(), encoding="utf-8")
+        with part.open("w", encoding="utf-8", newline="\n") as out:
+            yield out
         part.replace(output)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if error.filename not in (None, str(part)):  # of what is read meanwhile
+            raise
         raise DataError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

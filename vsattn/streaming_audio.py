@@ -46,6 +46,8 @@ class StreamingAudio:
             raise ConfigError(f"sound is streamed by AudioFrames, not by {type(tokenizer).__name__}")
         if tokenizer.normalise == "utterance":
             raise ConfigError("the mean of a whole recording is not known in a stream: use tokenizer.normalise=global")
+        if tokenizer.trim is not None:
+            raise ConfigError("where a stream will end is not known: use tokenizer.trim=null")
         if tokenizer.hop > tokenizer.window:
             raise ConfigError("streaming needs windows that touch: tokenizer.hop is at most tokenizer.window")
         if not isinstance(model.head, VectorHead):

@@ -26,6 +26,7 @@ class AudioAugment(Augment):
     Args:
         speed: played up to this share faster or slower: tempo, pitch and formants move together (Ko et al. 2015).
         equaliser: gains of up to so many decibels either way, drawn at six frequencies and interpolated between them.
+        silence: up to so many seconds of it are put before the clip, and up to so many behind it; noise fills them.
         shift: so many seconds at most are cut off at the start, or put there as silence.
         gain: the level changes by up to so many decibels either way.
         noise: the range, lowest first, from which the signal-to-noise ratio in decibels is drawn; None adds none. The
@@ -40,30 +41,34 @@ class AudioAugment(Augment):
         *,
         speed: float = 0.0,
         equaliser: float = 0.0,
+        silence: float = 0.0,
         shift: float = 0.0,
         gain: float = 0.0,
         noise: Sequence[float] | None = None,
     ) -> None:
         if not 0 <= speed < 1:
             raise ConfigError(f"AudioAugment.speed is in [0, 1), not {speed}")
-        for name, value in (("equaliser", equaliser), ("shift", shift), ("gain", gain)):
+        for name, value in (("equaliser", equaliser), ("silence", silence), ("shift", shift), ("gain", gain)):
             if value < 0:
                 raise ConfigError(f"AudioAugment.{name} must not be negative, but is {value}")
         if noise is not None and (len(noise) != 2 or noise[0] > noise[1]):
             raise ConfigError(f"AudioAugment.noise is null or [lowest, highest] in decibels, not {list(noise)}")
         self.speed, self.equaliser, self.shift, self.gain = speed, equaliser, shift, gain
+        self.silence = silence
         self.noise = None if noise is None else (float(noise[0]), float(noise[1]))
 
     @property
     def moves_time(self) -> bool:
         """Whether labels of stretches of time would no longer fit."""
-        return bool(self.speed or self.shift)
+        return bool(self.speed or self.shift or self.silence)
 
     def __call__(self, item: tuple[Tensor, int]) -> tuple[Any, int]:
         """Distort ``(samples (S,), rate in Hz)``."""
         samples, rate = item
         if self.speed or self.equaliser:
             samples = self._filtered(samples)
+        if self.silence:
+            samples = F.pad(samples, [int(_between(0.0, self.silence) * rate) for _ in range(2)])
         if self.shift:
             move = int(_between(-self.shift, self.shift) * rate)
             samples = F.pad(samples, (move, 0)) if -move < len(samples) else samples

@@ -10,6 +10,11 @@ from vsattn.attention.case import Case
 from vsattn.structure import Causal
 
 
+#: On a CPU the fused kernel's backward pass takes up to ten times as long in half precision as in single precision
+#: where keys are this few or fewer, so that there it is worth computing in the latter.
+MAX_SINGLE_PRECISION = 512
+
+
 def is_plain_causal(case: Case) -> bool:
     """Tell whether the kernel's own causal flag means what `Causal` means: one sequence with itself, no other mask."""
     one_set, sets = case.query_set is case.key_set, case.query_set
@@ -37,9 +42,21 @@ def fused_dense(case: Case) -> Tensor:
     dot = case.dot
     assert dot is not None, "the kernel table sends only dot scores here"
     query, key, scale = dot
+    if _slow_in_half(query, key):
+        with torch.autocast(query.device.type, enabled=False):
+            return _fused(case, query.float(), key.float(), case.value.float(), scale).to(query.dtype)
+    return _fused(case, query, key, case.value, scale)
+
+
+def _slow_in_half(query: Tensor, key: Tensor) -> bool:
+    half = query.dtype in (torch.bfloat16, torch.float16) and query.device.type == "cpu"
+    return half and torch.is_grad_enabled() and key.shape[2] <= MAX_SINGLE_PRECISION
+
+
+def _fused(case: Case, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     if is_plain_causal(case):
         return F.scaled_dot_product_attention(
-            query, key, case.value, is_causal=True, scale=scale, dropout_p=case.dropout
+            query, key, value, is_causal=True, scale=scale, dropout_p=case.dropout
         )
     allowed, empty = case.allowed(), None
     if allowed is not None:
@@ -49,5 +66,5 @@ def fused_dense(case: Case) -> Tensor:
     if bias is not None:
         bias = bias.to(query.dtype)
         mask = bias if allowed is None else torch.where(allowed, bias, float("-inf"))
-    output = F.scaled_dot_product_attention(query, key, case.value, attn_mask=mask, scale=scale, dropout_p=case.dropout)
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, dropout_p=case.dropout)
     return output if empty is None else output.masked_fill(empty, 0.0)

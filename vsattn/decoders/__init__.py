@@ -2,6 +2,7 @@
 
 from vsattn.decoders.base import Decoder
 from vsattn.decoders.block import DecoderBlock
+from vsattn.decoders.recurrent import RecurrentDecoder, RecurrentState
 from vsattn.decoders.transformer import DecoderState, TransformerDecoder
 
-__all__ = ["Decoder", "DecoderBlock", "DecoderState", "TransformerDecoder"]
+__all__ = ["Decoder", "DecoderBlock", "DecoderState", "RecurrentDecoder", "RecurrentState", "TransformerDecoder"]

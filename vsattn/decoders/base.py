@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vsattn.vectorset import VectorSet
 
@@ -14,7 +14,8 @@ class Decoder(nn.Module):
 
     All at once, ``forward(target, memory)``, or piece by piece with the same result: ``state = start(memory)``, then
     ``output, state = advance(step, state)`` as often as needed. A state is never changed, so several searches can go
-    on from one; ``state.select(rows)`` takes samples of its batch.
+    on from one; ``state.select(rows)`` takes rows ``(n,)`` of its batch, or rows ``(n, W)``, where the W rows of a line
+    come from one sample and go on to share its memory.
     """
 
     def forward(self, target: VectorSet, memory: VectorSet) -> VectorSet:
@@ -28,3 +29,7 @@ class Decoder(nn.Module):
     def advance(self, step: VectorSet, state: Any) -> tuple[VectorSet, Any]:
         """Map the next vectors ``(B, n, D)`` to ``(B, n, D)`` and return the state behind them."""
         raise NotImplementedError(f"{type(self).__name__} must define advance(step, state)")
+
+    def attention(self, target: VectorSet, memory: VectorSet) -> Tensor:
+        """Return the weights by which each vector of the target looks at the memory, ``(B, L, H, N, M)``."""
+        raise NotImplementedError(f"{type(self).__name__} must define attention(target, memory)")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vsattn.attention import MultiHeadAttention
 from vsattn.attention.cache import KeyValue
 from vsattn.layers import Norm, NormPlacement, ResidualBlock
-from vsattn.structure import Causal
+from vsattn.structure import Causal, Full
 from vsattn.vectorset import VectorSet
 
 
@@ -43,29 +43,41 @@ class DecoderBlock(ResidualBlock):
     def forward(self, target: VectorSet, memory: VectorSet) -> VectorSet:
         """Map the target ``(B, N, D)`` to ``(B, N, D)``, given the memory ``(B, M, Dm)``."""
 
-        def to_itself(x: Tensor) -> Tensor:
-            return self.self_attention(target.replace(x=x), structure=Causal()).x
-
         def to_memory(x: Tensor) -> Tensor:
             return self.cross_attention(target.replace(x=x), memory).x
 
-        return self._layer(target, to_itself, to_memory)
+        return self._layer(target, self._to_itself(target), to_memory)
+
+    def attention(self, target: VectorSet, memory: VectorSet) -> tuple[VectorSet, Tensor]:
+        """Return what :meth:`forward` does, and the weights of attention to the memory, ``(B, H, N, M)``."""
+        weights = target.x.new_zeros(0)
+
+        def to_memory(x: Tensor) -> Tensor:
+            nonlocal weights
+            output, weights = self.cross_attention(target.replace(x=x), memory, return_weights=True)
+            return output.x
+
+        return self._layer(target, self._to_itself(target), to_memory), weights
 
     def advance(self, step: VectorSet, earlier: KeyValue, memory: KeyValue) -> tuple[VectorSet, KeyValue]:
         """Map the next vectors ``(B, n, D)``, and return the keys and values up to them."""
-        grown = earlier
+        grown, causal = earlier, Causal() if step.num_vectors > 1 else Full()  # all that is earlier may be seen by one
 
         def to_earlier(x: Tensor) -> Tensor:
             nonlocal grown
             query = step.replace(x=x)
             grown = earlier.append(self.self_attention.keys_and_values(query))
-            return self.self_attention.read(query, grown, structure=Causal()).x
+            return self.self_attention.read(query, grown, structure=causal).x
 
         def to_memory(x: Tensor) -> Tensor:
-            return self.cross_attention.read(step.replace(x=x), memory).x
+            query = _shared(step.replace(x=x), memory.key.shape[0])
+            return self.cross_attention.read(query, memory).x.reshape(x.shape)
 
         output = self._layer(step, to_earlier, to_memory)
         return output, grown
+
+    def _to_itself(self, target: VectorSet) -> Callable[[Tensor], Tensor]:
+        return lambda x: self.self_attention(target.replace(x=x), structure=Causal()).x
 
     def _layer(
         self, target: VectorSet, to_itself: Callable[[Tensor], Tensor], to_memory: Callable[[Tensor], Tensor]
@@ -75,3 +87,13 @@ class DecoderBlock(ResidualBlock):
         x = self.residual(x, to_memory, self.cross_norm, self.cross_out_norm, mask)
         x = self.residual(x, self.feed_forward, self.feed_forward_norm, self.feed_forward_out_norm, mask)
         return target.replace(x=x)
+
+
+def _shared(rows: VectorSet, samples: int) -> VectorSet:
+    """Put the W rows in a row that share a sample of a memory into one set: ``(S W, n, D)`` becomes ``(S, W n, D)``."""
+    if rows.x.shape[0] == samples:
+        return rows
+    x = rows.x.reshape(samples, -1, rows.x.shape[-1])
+    mask = None if rows.mask is None else rows.mask.reshape(samples, -1)
+    pos = None if rows.pos is None else rows.pos.expand(*rows.x.shape[:2], -1).reshape(samples, x.shape[1], -1)
+    return VectorSet(x, mask, pos)

@@ -23,7 +23,7 @@ from vsattn.vectorset import VectorSet
 
 @dataclass(frozen=True, eq=False)
 class DecoderState:
-    """Keys and values of each layer: of the vectors decoded so far, and of the memory."""
+    """Keys and values of each layer: of the vectors decoded so far, and of the memory, which W rows in a row share."""
 
     earlier: tuple[KeyValue, ...]
     memory: tuple[KeyValue, ...]
@@ -39,9 +39,10 @@ class DecoderState:
         return self.earlier[0].key.shape[0]
 
     def select(self, rows: Tensor) -> DecoderState:
-        """Take samples ``rows (n,)`` of the batch, in this order and as often as named (beam search)."""
+        """Take rows ``(n,)``, in this order and as often as named; ``(n, W)`` shares one memory in each line."""
         return DecoderState(
-            tuple(layer.select(rows) for layer in self.earlier), tuple(layer.select(rows) for layer in self.memory)
+            tuple(layer.select(rows.flatten()) for layer in self.earlier),
+            tuple(layer.of_rows(rows, self.batch) for layer in self.memory),
         )
 
 
@@ -108,6 +109,8 @@ class TransformerDecoder(Decoder):
 
     def start(self, memory: VectorSet) -> DecoderState:
         """Project the memory ``(B, M, memory_dim)`` for every layer, once."""
+        if memory.mask is not None and bool(memory.mask.all()):
+            memory = memory.replace(mask=None)  # no mask is quicker than one that lets all through
         nothing = VectorSet(memory.x.new_zeros(memory.x.shape[0], 0, self.dim), layout="sequence")
         return DecoderState(
             tuple(block.self_attention.keys_and_values(nothing) for block in self._layers()),
@@ -146,6 +149,14 @@ class TransformerDecoder(Decoder):
             step, grown = block.advance(step, own, memory)
             earlier.append(grown)
         return self._normed(step), DecoderState(tuple(earlier), state.memory)
+
+    def attention(self, target: VectorSet, memory: VectorSet) -> Tensor:
+        """Return the weights by which each vector of the target looks at the memory, ``(B, L, H, N, M)``."""
+        target, weights = target.replace(x=self.dropout(target.x)), []
+        for block in self._layers():
+            target, of_layer = block.attention(target, memory)
+            weights.append(of_layer)
+        return torch.stack(weights, 1)
 
     def _layers(self) -> Iterable[DecoderBlock]:
         return cast("Iterable[DecoderBlock]", self.blocks)

@@ -24,6 +24,7 @@ class RecurrentEncoder(Encoder):
         cell: ``"lstm"`` or ``"gru"``.
         bidirectional: read both ways, each with half of the width.
         hidden_dim: width of a layer's output, both ways together; None is ``dim``, another is projected to it.
+        project: whether it is; False leaves the output ``hidden_dim`` wide, from the left and from the right.
         dropout: between layers and on the output.
     """
 
@@ -35,6 +36,7 @@ class RecurrentEncoder(Encoder):
         cell: Literal["lstm", "gru"] = "lstm",
         bidirectional: bool = True,
         hidden_dim: int | None = None,
+        project: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -52,11 +54,11 @@ class RecurrentEncoder(Encoder):
         self.layers = cells[cell](
             dim, width // ways, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between
         )
-        self.project = nn.Identity() if width == dim else nn.Linear(width, dim)
+        self.project = nn.Identity() if width == dim or not project else nn.Linear(width, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, vector_set: VectorSet) -> VectorSet:
-        """Map ``(B, N, D)`` to ``(B, N, D)``; what is padding alone gives finite numbers.
+        """Map ``(B, N, D)`` to ``(B, N, D)``, or ``(B, N, hidden_dim)``; what is padding alone gives finite numbers.
 
         Raises:
             ShapeError: for a set that is no sequence, has a structure of its own, or padding before real vectors.

@@ -17,6 +17,8 @@ _HOME_OF = {
     "Characters": "vsattn.tokenizers.characters",
     "Spelling": "vsattn.tokenizers.spelling",
     "WordFeatures": "vsattn.tokenizers.spelling",
+    "Text": "vsattn.tokenizers.text",
+    "TextPairs": "vsattn.tokenizers.text_pairs",
 }
 
 __all__ = sorted(_HOME_OF)

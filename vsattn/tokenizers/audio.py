@@ -17,7 +17,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.mel import cosines, mel_filters
 from vsattn.tokenizers.spec_augment import SpecAugment
-from vsattn.tokenizers.waveforms import to_waveform
+from vsattn.tokenizers.waveforms import to_waveform, trimmed
 from vsattn.vectorset import VectorSet
 
 #: MFCCs are made from so many mel bands.
@@ -55,6 +55,7 @@ class AudioFrames(Tokenizer):
         strides: one convolution over frames for each, of kernel ``2 s + 1`` and stride s, with GELU; without any, a
             linear map of each frame.
         frequencies: lowest and highest of the mel bands, in Hz; None is 0 and half the sample rate.
+        trim: windows at both ends that are so many decibels less loud than the loudest are cut off; None cuts nothing.
         dynamic_range: so many decibels below `BAND_POWER` lies what is added to the power of each band before the
             logarithm, so that silence has one; a smaller range makes noisy and clean recordings alike. Near 8 kHz and
             with ``normalise="utterance"`` this is below a clip's average power; at 16 kHz it is about 6 dB lower, and
@@ -77,6 +78,7 @@ class AudioFrames(Tokenizer):
         normalise: Literal["utterance", "global", "none"] = "utterance",
         strides: Sequence[int] = (2, 1),
         frequencies: Sequence[float] | None = None,
+        trim: float | None = None,
         dynamic_range: float = 57.0,
         spec_augment: SpecAugment | None = None,
         max_vectors: int = 4096,
@@ -107,7 +109,9 @@ class AudioFrames(Tokenizer):
         self.num_features = self.window if features == "raw" else num_features
         if not math.isfinite(dynamic_range):
             raise ConfigError(f"dynamic_range is a number of decibels, not {dynamic_range}")
-        self.strides, self.frequencies = tuple(strides), (low, high)
+        if trim is not None and trim <= 0:
+            raise ConfigError(f"trim is a positive number of decibels, or None, not {trim}")
+        self.strides, self.frequencies, self.trim = tuple(strides), (low, high), trim
         self.floor = BAND_POWER * 10 ** (-dynamic_range / 10)
         self.spec_augment, self.max_vectors = spec_augment, max_vectors
 
@@ -125,7 +129,9 @@ class AudioFrames(Tokenizer):
         return math.prod(self.strides) * self.hop / self.sample_rate
 
     def vector_times(self, count: int) -> Tensor:
-        """Return the centres of the first ``count`` vectors, in seconds from the start of the clip, ``(count,)``."""
+        """Return the centres of the first ``count`` vectors, in seconds from the clip's start, ``(count,)``; not with trim."""
+        if self.trim is not None:
+            raise ConfigError("where a vector lies in a clip is not kept when ends are cut: set tokenizer.trim=null")
         return torch.arange(count) * self.seconds_per_vector + 0.5 * self.window / self.sample_rate
 
     def borders(self, count: int) -> Tensor:
@@ -218,6 +224,7 @@ class AudioFrames(Tokenizer):
     def _samples(self, item: Any, name: str) -> Tensor:
         name = str(item) if isinstance(item, (str, Path)) else name
         samples = to_waveform(item, self.sample_rate, name)
+        samples = samples if self.trim is None else trimmed(samples, self.trim, self.window)
         if self.num_vectors(len(samples)) > self.max_vectors:
             raise DataError(
                 f"{name} is {len(samples) / self.sample_rate:.1f} s long and would become "

@@ -43,6 +43,11 @@ class Tokenizer(ABC):
         """Sizes known after fitting, such as ``{"grid": (8, 8)}``, which the model's parts receive by name."""
 
     @property
+    def writes(self) -> list[str] | None:
+        """What a decoder can write, row by row, or None: the answers of these items are no text."""
+        return None
+
+    @property
     def state(self) -> dict[str, Any]:
         """What `fit` learned, as plain JSON values.
 

@@ -104,4 +104,5 @@ def add_remaining_self_loops(
     """Add a loop to each node that has none, with the mean of its incoming edges' features; edges must be coalesced."""
     from torch_geometric import utils
 
-    return coalesce(*utils.add_remaining_self_loops(edge_index, edge_attr, "mean", num_nodes), num_nodes)
+    index, attr = utils.add_remaining_self_loops(edge_index, edge_attr, "mean", num_nodes)
+    return coalesce(index, attr, num_nodes)

@@ -122,3 +122,19 @@ def _checked(samples: Tensor, name: str) -> Tensor:
     if not bool(samples.isfinite().all()):
         raise DataError(f"{name} holds NaN or infinity")
     return samples
+
+
+def trimmed(samples: Tensor, decibels: float, window: int) -> Tensor:
+    """Cut off what is quieter at both ends than ``decibels`` below the loudest stretch of ``window`` samples.
+
+    Args:
+        samples: ``(S,)``; a shorter clip than two windows, and one of silence, stay as they are.
+        decibels: positive.
+        window: samples over which power is averaged; the windows overlap by half.
+    """
+    step = max(1, window // 2)
+    if len(samples) < 2 * window:
+        return samples
+    power = samples.unfold(0, window, step).square().mean(1)
+    heard = (power >= power.max() * 10 ** (-decibels / 10)).nonzero()[:, 0]
+    return samples[int(heard[0]) * step : int(heard[-1]) * step + window]
