@@ -36,7 +36,7 @@ class ShowShapes(Callback):
         if not isinstance(model, EncoderDecoder):
             raise ConfigError(f"debug=shapes shows task=translation's models, not {type(model).__name__}")
         for name, shape in self.stages(model, pl_module.device).items():
-            print(f"shape     {name:44} {' x '.join(map(str, shape))}", flush=True)
+            print(f"shape     {name:46} {' x '.join(map(str, shape))}", flush=True)
 
     @torch.no_grad()
     def stages(self, model: EncoderDecoder, device: torch.device) -> dict[str, tuple[int, ...]]:

@@ -29,6 +29,10 @@ NEEDS = {
     "audio_folder": "task=speech data.root=clips",
     "digit_strings vowel_strings": "task=recognition",
     "digits_graph karate planetoid pyg": "task=node",
+    "numbers multi30k toy subwords word_pairs": "task=translation",
+    "parallel": "task=translation data.train=[a,b] data.val=[a,b] data.test=[a,b] data.source_language=de "
+    "data.target_language=en",
+    "gru": "task=translation encoder=bigru",
     "own_graph": "task=node data.graph=graph.pt",
 }
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]

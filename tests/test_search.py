@@ -176,8 +176,8 @@ def test_it_finds_what_hugging_face_finds(seed: int) -> None:
     source, options = torch.randint(3, 20, (5, 6)), {"max_new_tokens": 20, "suppress_tokens": [PADDING, BOS]}
     for width in (1, 2, 4):
         theirs = peer.generate(
-            source, num_beams=width, num_return_sequences=width, length_penalty=0.0, early_stopping="never" if width > 1 else False,
-            return_dict_in_generate=True, output_scores=True, **options,
+            source, num_beams=width, num_return_sequences=width, length_penalty=0.0,
+            early_stopping=width > 1 and "never", return_dict_in_generate=True, output_scores=True, **options,
         )  # fmt: skip
         ours = beam_search(
             AsWriter(), source, lengths=[6] * 5, width=width, n_best=width, length_penalty=0.0, max_length=most(20)

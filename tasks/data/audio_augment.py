@@ -26,7 +26,7 @@ class AudioAugment(Augment):
     Args:
         speed: played up to this share faster or slower: tempo, pitch and formants move together (Ko et al. 2015).
         equaliser: gains of up to so many decibels either way, drawn at six frequencies and interpolated between them.
-        silence: up to so many seconds of it are put before the clip, and up to so many behind it; noise fills them.
+        silence: up to so many seconds of it are put before every second clip, and behind every second; noise fills it.
         shift: so many seconds at most are cut off at the start, or put there as silence.
         gain: the level changes by up to so many decibels either way.
         noise: the range, lowest first, from which the signal-to-noise ratio in decibels is drawn; None adds none. The
@@ -68,7 +68,7 @@ class AudioAugment(Augment):
         if self.speed or self.equaliser:
             samples = self._filtered(samples)
         if self.silence:
-            samples = F.pad(samples, [int(_between(0.0, self.silence) * rate) for _ in range(2)])
+            samples = F.pad(samples, [int(max(0.0, _between(-self.silence, self.silence)) * rate) for _ in range(2)])
         if self.shift:
             move = int(_between(-self.shift, self.shift) * rate)
             samples = F.pad(samples, (move, 0)) if -move < len(samples) else samples

@@ -9,7 +9,6 @@ from torch import Tensor
 from vsattn.attention.case import Case
 from vsattn.structure import Causal
 
-
 #: On a CPU the fused kernel's backward pass takes up to ten times as long in half precision as in single precision
 #: where keys are this few or fewer, so that there it is worth computing in the latter.
 MAX_SINGLE_PRECISION = 512
@@ -55,9 +54,7 @@ def _slow_in_half(query: Tensor, key: Tensor) -> bool:
 
 def _fused(case: Case, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     if is_plain_causal(case):
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, dropout_p=case.dropout
-        )
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, dropout_p=case.dropout)
     allowed, empty = case.allowed(), None
     if allowed is not None:
         empty = ~allowed.any(-1, keepdim=True)

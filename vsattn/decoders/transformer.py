@@ -114,7 +114,7 @@ class TransformerDecoder(Decoder):
         nothing = VectorSet(memory.x.new_zeros(memory.x.shape[0], 0, self.dim), layout="sequence")
         return DecoderState(
             tuple(block.self_attention.keys_and_values(nothing) for block in self._layers()),
-            tuple(block.cross_attention.keys_and_values(memory) for block in self._layers()),
+            tuple(block.cross_attention.keys_and_values(memory).contiguous() for block in self._layers()),
         )
 
     def advance(self, step: VectorSet, state: DecoderState) -> tuple[VectorSet, DecoderState]:

@@ -129,7 +129,7 @@ class AudioFrames(Tokenizer):
         return math.prod(self.strides) * self.hop / self.sample_rate
 
     def vector_times(self, count: int) -> Tensor:
-        """Return the centres of the first ``count`` vectors, in seconds from the clip's start, ``(count,)``; not with trim."""
+        """Return the centres of the first ``count`` vectors, in seconds from the start, ``(count,)``; not with trim."""
         if self.trim is not None:
             raise ConfigError("where a vector lies in a clip is not kept when ends are cut: set tokenizer.trim=null")
         return torch.arange(count) * self.seconds_per_vector + 0.5 * self.window / self.sample_rate
