@@ -142,6 +142,16 @@ def test_dropout_is_of_training_alone():
     assert not torch.equal(model.train()(target, memory).x, model(target, memory).x)
 
 
+def test_half_precision_is_near():
+    model, target, memory = made().float(), drawn(0, [3, 2], DIM), drawn(0, [4, 1], MEMORY)
+    target, memory = target.to(torch.float32), memory.to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        first, state = model.advance(piece(target, slice(0, 1)), model.start(memory))
+        later, _ = model.advance(piece(target, slice(1, 3)), state)
+    found, expected = torch.cat([first.x, later.x], 1).float(), model(target, memory).x
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
 def test_it_compiles_without_a_graph_break():
     model, target, memory = made(), drawn(0, [3, 2], DIM), drawn(0, [4, 1], MEMORY)
     compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -11,20 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.hypotheses import Ensemble, EnsembleState, Hypothesis, MaxLength, Writer
+from vsattn.hypotheses import Ensemble, Hypothesis, MaxLength, Writer
 from vsattn.tokenizers.text import BOS, EOS, PADDING
 
-__all__ = [
-    "Ensemble",
-    "EnsembleState",
-    "Hypothesis",
-    "MaxLength",
-    "Writer",
-    "beam_search",
-    "forced",
-    "greedy",
-    "sample",
-]
+__all__ = ["Ensemble", "Hypothesis", "MaxLength", "Writer", "beam_search", "forced", "greedy", "sample"]
 
 
 @torch.inference_mode()

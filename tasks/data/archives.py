@@ -49,8 +49,8 @@ def fetch_archive(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".download-", dir=folder.parent, ignore_cleanup_errors=True) as staging:
-            archive = by_hand if by_hand.is_file() else _download(url, Path(staging, "archive"))
-            if sha256 is not None and (found := _sha256(archive)) != sha256:
+            archive = by_hand if by_hand.is_file() else download(url, Path(staging, "archive"))
+            if sha256 is not None and (found := sha256_of(archive)) != sha256:
                 raise DataError(f"the SHA-256 of {archive.name} is {found}, not {sha256}")
             unpacked = Path(staging, "unpacked")
             unpacked.mkdir()
@@ -64,7 +64,12 @@ def fetch_archive(
         ) from error
 
 
-def _download(url: str, path: Path) -> Path:
+def download(url: str, path: Path) -> Path:
+    """Fetch a file whole.
+
+    Raises:
+        DataError: when fewer bytes arrive than were promised; what ``urllib`` raises otherwise.
+    """
     print(f"downloading {url}", flush=True)
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as file:
         shutil.copyfileobj(answer, file, 1 << 20)
@@ -74,7 +79,8 @@ def _download(url: str, path: Path) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -6,7 +6,6 @@ its second ``=`` (``Cxn=free=rc-obj`` in the training split of EWT), so what it 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from vsattn.errors import ConfigError, DataError, nearest
 
-from .archives import fetch_archive
+from .archives import fetch_archive, sha256_of
 from .base import Augment
 from .tagged import TaggedWords
 
@@ -220,7 +219,7 @@ class EnglishEWT(Conllu):
         if not folder.is_dir():
             fetch_archive(EWT_URL, folder, place=_place_in_ewt, check=_check_ewt)
         self.read({split: str(folder / name) for split, name in zip(self.files, EWT_FILES, strict=True)})
-        self.as_released = all(_sha256(folder / name) == expected for name, expected in EWT_FILES.items())
+        self.as_released = all(sha256_of(folder / name) == expected for name, expected in EWT_FILES.items())
 
     def describe(self) -> str:
         """Also say when the files are not those of release 2.16."""
@@ -236,9 +235,5 @@ def _check_ewt(folder: Path) -> None:
     for name, expected in EWT_FILES.items():
         if not (folder / name).is_file():
             raise DataError(f"the archive has no {name}")
-        if (found := _sha256(folder / name)) != expected:
+        if (found := sha256_of(folder / name)) != expected:
             raise DataError(f"the SHA-256 of {name} is {found}, not {expected}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

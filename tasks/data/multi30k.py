@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from vsattn.errors import ConfigError, DataError
 
-from .archives import FAILURES, _download, _sha256
+from .archives import FAILURES, download, sha256_of
 from .parallel import MAX_WORDS, SPLITS, ParallelData, read_pairs
 
 #: Where the maker keeps the files: ``raw/`` as they were written, ``tok/`` lower-cased, normalised and cut by Moses.
@@ -108,7 +108,7 @@ class Multi30k(ParallelData):
                 raise DataError("data.download is false")
             self.folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=".download-", dir=self.folder, ignore_cleanup_errors=True) as staging:
-                fetched = {name: _download(f"{url}/{name}", Path(staging, name)) for name in names}
+                fetched = {name: download(f"{url}/{name}", Path(staging, name)) for name in names}
                 for name, digest in _digests(fetched).items():
                     if SHA256.get(name, digest) != digest:
                         raise DataError(f"the SHA-256 of {name} is {digest}, not {SHA256[name]}")
@@ -125,4 +125,4 @@ class Multi30k(ParallelData):
 
 def _digests(paths: dict[str, Path]) -> dict[str, str]:
     """Return the SHA-256 of each file; an unpacked one has none."""
-    return {name: _sha256(path) for name, path in paths.items() if path.name == name}
+    return {name: sha256_of(path) for name, path in paths.items() if path.name == name}

@@ -114,7 +114,7 @@ class RecurrentDecoder(Decoder):
         self._check(step, state)
         hidden, cell = state.hidden, self.cell
         of_input = F.linear(step.x, cell.weight_ih[:, : self.dim], cell.bias_ih)  # (B, n, 3 hidden_dim), all at once
-        to_gates = cell.weight_ih[:, self.dim :]
+        to_gates = cell.weight_ih[:, self.dim :].to(of_input.dtype)  # under autocast once, not at every step
         before, contexts, after = [], [], []
         for i in range(step.num_vectors):
             context = self._context(hidden, state.memory)
