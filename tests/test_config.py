@@ -17,7 +17,7 @@ from vsattn.scores import SplitAdditive
 from vsattn.tasks.checks import faults
 
 NAMED = {
-    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "head",
+    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "decoder", "head",
     "optimizer", "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
 }  # fmt: skip
 #: What options need beside themselves: their task, and what only the user knows.
@@ -30,8 +30,8 @@ NEEDS = {
     "digit_strings vowel_strings": "task=recognition",
     "digits_graph karate planetoid pyg": "task=node",
     "numbers multi30k toy subwords word_pairs": "task=translation",
-    "parallel": "task=translation data.train=[a,b] data.val=[a,b] data.test=[a,b] data.source_language=de "
-    "data.target_language=en",
+    "parallel": "task=translation data.train_source=a data.train_target=b data.val_source=c data.val_target=d "
+    "data.source_language=de data.target_language=en",
     "gru": "task=translation encoder=bigru",
     "own_graph": "task=node data.graph=graph.pt",
 }
@@ -226,7 +226,7 @@ def test_a_choice_that_would_do_nothing_is_a_fault(word: str) -> None:
         ("score={a:1}", "choices: additive"),
         ("+experiment=fashion_mnist", "write experiment=fashion_mnist"),
         ("~encoder", "cannot be left out"),
-        ("encoder", "key=value; for example encoder=birnn"),
+        ("encoder", "key=value; for example encoder=bigru"),
         ("seed", "key=value"),
         ("seed=", "a whole number of at least 0 is expected, not ''"),
         ("seed=[", "cannot be read"),
