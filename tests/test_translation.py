@@ -167,3 +167,12 @@ def test_a_decoder_needs_text(tmp_path: Path) -> None:
     config, _ = plain_config(["task=image", "decoder=transformer"])
     with pytest.raises(ConfigError, match="decoder=none"):
         run(config, tmp_path / "run")
+
+
+def test_a_beam_finds_what_is_at_least_as_likely(quick: Result) -> None:
+    import vsattn
+
+    translator, sources = vsattn.load(quick.folder), [quick.data.test[i][0] for i in range(70)]
+    mean = [np.mean([one.log_prob for one in translator.predict(sources, width=width, length_penalty=0.0)])
+            for width in (1, 2, 5)]  # fmt: skip
+    assert mean[0] < mean[2] and mean[0] <= mean[1] + 1e-6
