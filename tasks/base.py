@@ -139,6 +139,9 @@ class Task(pl.LightningModule, ABC):
         """
         return data.lengths(split)
 
+    def check(self, data: Data, split: str) -> None:
+        """Raise DataError for items of a split that the model cannot take; without this, they stop the run later."""
+
     def unused(self, batch: dict[str, Tensor]) -> str:
         """Return what a run says at its start of data that this model does not look at; "" where it sees all."""
         return ""

@@ -182,7 +182,7 @@ class Checkpoints(ModelCheckpoint):
 class AverageLast(WeightAveraging):
     """Tests the mean of the weights after each of the last epochs (Vaswani et al. 2017, section 6.1).
 
-    Until then, what is validated and kept are the weights of the moment.
+    Until the first of them ends, what is validated and kept are the weights of the moment.
 
     Args:
         epochs: how many; the first of them is the last that was not averaged.
@@ -215,9 +215,24 @@ class AverageLast(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add the weights after an epoch's last batch, before they are validated."""
-        assert self._average_model is not None and trainer.max_epochs is not None
-        if not trainer.is_last_batch:
-            return
-        if trainer.current_epoch <= trainer.max_epochs - self.epochs:
+        assert self._average_model is not None
+        if trainer.is_last_batch and not self._taken(trainer, pl_module):
+            self._average_model.update_parameters(pl_module)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate the weights of the moment also within an epoch."""
+        self._taken(trainer, pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the weights of the moment for the checkpoint of an interrupted epoch."""
+        if trainer.training:
+            self._taken(trainer, pl_module)
+
+    def _taken(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Until the first of the epochs ends, make the weights of the moment the mean; tell whether it is so."""
+        early = trainer.current_epoch <= (trainer.max_epochs or 0) - self.epochs
+        if early and self._average_model is not None:
             self._average_model.n_averaged.zero_()  # so that the update takes the weights as they are
-        self._average_model.update_parameters(pl_module)
+            self._average_model.update_parameters(pl_module)
+        return early

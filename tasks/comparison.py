@@ -35,7 +35,8 @@ def collect(folder: Path, models: Sequence[str], seeds: Sequence[int], metrics: 
                 if found.get(key) is not None:
                     row[name].append(found[key])
             if found.get("floor/name"):
-                floor = {"model": found["floor/name"], "failed": [], "test/accuracy": [found["floor/accuracy"]]}
+                share = [found["floor/accuracy"]]
+                floor = {"model": found["floor/name"], "failed": [], "test/accuracy": share, "test/exact": share}
         rows.append(row)
     return rows if floor is None else [*rows, floor]
 
@@ -101,7 +102,7 @@ def picture(rows: list[dict[str, Any]], metric: str, path: Path) -> Path:
 
 def _factor(metric: str) -> int:
     """Shares are shown in per cent, a loss is in nats, a number of words a number."""
-    return 100 if any(part in metric for part in ("accuracy", "f1", "precision", "recall", "wer")) else 1
+    return 100 if any(part in metric for part in ("accuracy", "exact", "f1", "precision", "recall", "wer")) else 1
 
 
 def _label(metric: str) -> str:

@@ -83,7 +83,7 @@ def train(
         batch_size: items of a batch, in all splits.
         batch_vectors: instead, how many vectors a batch has at most, see :class:`~vsattn.tasks.batching.VectorBatches`.
         num_workers: processes that load batches; 0 loads in this one.
-        trainer: arguments of Lightning's ``Trainer``.
+        trainer: arguments of Lightning's ``Trainer``; with ``overfit_batches`` nothing is augmented.
         callbacks: a `Checkpoint` among them decides which weights are tested; without one, the last.
         loggers: Lightning loggers.
         seed: orders the training items, and draws the intervals.
@@ -94,6 +94,8 @@ def train(
         VsattnError: when the loss is not finite.
     """
     arguments = dict(trainer or {})
+    if arguments.get("overfit_batches"):
+        data.augment = None  # what changes each time cannot be learned by heart
     loaders = make_loaders(
         task, data, batch_size=batch_size, batch_vectors=batch_vectors, num_workers=num_workers, seed=seed
     )
@@ -164,7 +166,7 @@ def make_loaders(
 
     Raises:
         ConfigError: for a batch size below 1, a negative number of workers, or data whose vectors cannot be counted.
-        DataError: for an empty split.
+        DataError: for an empty split, or one with items that the task's model cannot take.
     """
     if batch_size < 1 or num_workers < 0:
         raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, not {batch_size} and {num_workers}")
@@ -175,6 +177,7 @@ def make_loaders(
         items: Any = getattr(data, split)
         if not len(items):
             raise DataError(f"the {split} split of {data.name} is empty")
+        task.check(data, split)
         training = split == "train"
         # An order of its own: the loader draws from its generator too, more or less often as it has processes.
         shuffle = torch.Generator().manual_seed(seed) if training else None

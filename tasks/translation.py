@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
 from vsattn.encoder_decoder import EncoderDecoder
-from vsattn.errors import ConfigError
-from vsattn.search import Hypothesis, beam_search, greedy
+from vsattn.errors import ConfigError, DataError
+from vsattn.search import Hypothesis, MaxLength, beam_search
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.text import PADDING
 from vsattn.tokenizers.text_pairs import TextPairs
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 #: How many test sentences the pictures show, and how many tokens of each at most.
 SHOWN, SHOWN_TOKENS = 6, 30
+
+#: What a text without words becomes.
+NOTHING = Hypothesis((), 0.0, 0.0, (), True)
 
 
 class TranslationCollate:
@@ -97,19 +100,38 @@ class TranslationTask(Task):
                 f"{type(tokenizer).__name__} and {type(model).__name__}"
             )
         super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
-        self.writer, self.texts = model, tokenizer
+        self.texts = tokenizer
         self.label_smoothing, self.teacher_forcing = label_smoothing, teacher_forcing
         self.beam_width, self.length_penalty = beam_width, length_penalty
+        self.longest = MaxLength(limit=tokenizer.max_length)
+        self.found: list[Hypothesis] = []
         self.hypotheses: list[str] = []
         self.judged_by = 0  # the seed of the test's intervals
+
+    @property
+    def writer(self) -> EncoderDecoder:
+        """The model."""
+        assert isinstance(self.model, EncoderDecoder)
+        return self.model
 
     def collator(self, train: bool) -> TranslationCollate:
         """Return the function that batches."""
         return TranslationCollate(self.texts, train=train)
 
     def lengths(self, data: Data, split: str) -> Sequence[int]:
-        """Return the tokens of each pair, of its longer side."""
-        return self.texts.lengths(getattr(data, split))
+        """Return the tokens of each pair, of its longer side.
+
+        Raises:
+            DataError: naming the split, for pairs that are too long.
+        """
+        try:
+            return self.texts.lengths(getattr(data, split))
+        except DataError as error:
+            raise DataError(f"{split} of {data.name}: {error}") from None
+
+    def check(self, data: Data, split: str) -> None:
+        """Stop before training when a pair is too long, in whatever split and however batches are made."""
+        self.lengths(data, split)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Return logits ``(B, M, V)``."""
@@ -136,7 +158,7 @@ class TranslationTask(Task):
         right, real = _right(output, batch)
         metrics["accuracy"].update(right[real].float())
         if "reference" in batch and not self.training:
-            written = self._texts(greedy(self.writer, batch, lengths=_lengths(batch)))
+            written = self._texts(self._search(batch, 1))
             metrics["bleu"].update(written, batch["reference"])
             same = [text == reference for text, reference in zip(written, batch["reference"], strict=True)]
             metrics["exact"].update(torch.tensor(same, dtype=torch.float))
@@ -144,19 +166,17 @@ class TranslationTask(Task):
     def remember(self, output: Tensor, batch: dict[str, Any]) -> dict[str, Any]:
         """Search, and keep what was written, what should be, and sums over tokens."""
         right, real = _right(output, batch)
-        found = beam_search(
-            self.writer, batch, lengths=_lengths(batch), width=self.beam_width, length_penalty=self.length_penalty
-        )
-        best = [hypotheses[0] for hypotheses in found]
+        best = self._search(batch, self.beam_width)
         loss = float(self.loss(output, batch)) * self.count(batch)
         sums = np.array([loss, int(right[real].sum()), int(real.sum()), sum(not h.finished for h in best)])
-        return {"written": self._texts(best), "sums": sums}
+        return {"found": best, "sums": sums}
 
     def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Return BLEU, chrF, exact matches, perplexity and the accuracy of tokens; intervals are 95% by bootstrap."""
         assert isinstance(data, ParallelData)
         self.judged_by = seed
-        self.hypotheses = [text for batch in remembered for text in batch["written"]]
+        self.found = [one for batch in remembered for one in batch["found"]]
+        self.hypotheses = self._texts(self.found)
         references = [data.test[i][1] for i in range(len(self.hypotheses))]
         loss, right, tokens, unfinished = sum(batch["sums"] for batch in remembered)
         exact = np.array([written == true for written, true in zip(self.hypotheses, references, strict=True)])
@@ -211,9 +231,9 @@ class TranslationTask(Task):
 
         translator = Translator(self.writer, self.texts, self.classes, config=self.recipe)
         panels = []
-        for index, written in enumerate(self.hypotheses):
+        for index, (hypothesis, written) in enumerate(zip(self.found, self.hypotheses, strict=True)):
             source, reference = data.test[index]
-            found = translator.alignment(source, written)
+            found = translator.alignment(source, hypothesis)
             if max(len(found.source), len(found.target)) <= SHOWN_TOKENS:
                 caption = "" if written == reference else "unlike the reference"
                 panels.append(Panel(found.source, found.target, found.weights.numpy(), caption))
@@ -224,12 +244,19 @@ class TranslationTask(Task):
     def _signatures(self, data: ParallelData) -> dict[str, str]:
         return signatures(tokenised=data.tokenised, seed=self.judged_by)
 
+    def _search(self, batch: dict[str, Any], width: int) -> list[Hypothesis]:
+        """Return what a trained model's :class:`Translator` writes, too."""
+        lengths = (batch["source"] != PADDING).sum(1).tolist()  # end included
+        options: dict[str, Any] = {"length_penalty": self.length_penalty, "max_length": self.longest}
+        found = beam_search(self.writer, batch, lengths=lengths, width=width, **options)
+        return [best if length > 1 else NOTHING for (best, *_), length in zip(found, lengths, strict=True)]
+
     def _texts(self, hypotheses: Sequence[Hypothesis]) -> list[str]:
         return [self.texts.target_text(hypothesis.ids) for hypothesis in hypotheses]
 
     def _unknown(self, data: Data) -> int:
         """Count the words of the test sources that the vocabulary does not have."""
-        return sum(self.texts.source.unknown(data.test[i][0]) for i in range(len(data.test)))
+        return sum(self.texts.source.unknown(data.test[i][0]) for i in range(len(self.hypotheses)))
 
     def _cross_entropy(self, output: Tensor, batch: dict[str, Any], smoothing: float) -> Tensor:
         logits, target = output.flatten(0, 1).float(), batch["target"][:, 1:].flatten()
@@ -240,8 +267,3 @@ def _right(output: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return which tokens are guessed right, given those before, and which are real, both bool ``(B, M)``."""
     target = batch["target"][:, 1:]
     return output.argmax(-1) == target, target != PADDING
-
-
-def _lengths(batch: dict[str, Any]) -> Tensor:
-    """Return the number of source tokens of each sentence, ``(B,)``."""
-    return (batch["source"] != PADDING).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -21,9 +22,11 @@ from vsattn.decoders import Decoder
 from vsattn.decoders.recurrent import RecurrentDecoder
 from vsattn.encoders import Encoder
 from vsattn.errors import ConfigError, ShapeError
+from vsattn.model import build_model
 from vsattn.positions import Learned, Sinusoidal
-from vsattn.tokenizers.text import BOS, EOS, PADDING
-from vsattn.tokenizers.text_pairs import TokenEmbedder
+from vsattn.tokenizers import Words
+from vsattn.tokenizers.text import BOS, EOS, PADDING, Text
+from vsattn.tokenizers.text_pairs import TextPairs, TokenEmbedder
 
 ROWS, DIM = 11, 8
 
@@ -130,6 +133,24 @@ def test_tied_tables_are_one_parameter() -> None:
     assert sum(p.numel() == ROWS * DIM for p in model.parameters()) == 1
     with pytest.raises(ShapeError, match="head=vector"):
         TiedHead(DIM, ROWS + 1).tie(model.target_embedder.table)
+
+
+def test_a_decoder_is_made_for_what_its_encoder_gives() -> None:
+    texts = TextPairs(source=Text(model="words", split="spaces", min_count=1)).fit([("a b", "c d")])
+    recurrent = {"_target_": "vsattn.RecurrentEncoder", "num_layers": 1, "hidden_dim": 12, "project": False}
+    plain = {"_target_": "vsattn.TransformerEncoder", "num_layers": 1, "num_heads": 2}
+    decoders = {"_target_": "vsattn.decoders.RecurrentDecoder"}, {**plain, "_target_": "vsattn.TransformerDecoder"}
+    config = {"dim": DIM, "head": {"_target_": "vsattn.TiedHead"}, "positions": None}
+    batch = {**texts.collate(["a b"]), "target": texts.targets(["c d"])}
+    for encoder, decoder in itertools.product((recurrent, plain), decoders):
+        model = build_model({**config, "encoder": encoder, "decoder": decoder}, texts, num_classes=len(texts.writes))
+        assert model(batch).isfinite().all()
+        assert model.encode(batch).x.shape[-1] == (model.encoder.output_dim or DIM)
+    words = Words(min_count=1).fit([["a", "b"]])
+    with pytest.raises(ConfigError, match="head=vector"):
+        build_model({**config, "encoder": plain}, words, num_classes=3)
+    with pytest.raises(ConfigError, match=r"vectors of 12 and the head reads 8: set encoder\.project=true"):
+        build_model({**config, "encoder": recurrent}, words, num_classes=3)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -133,6 +133,25 @@ def test_permuting_the_edges_changes_nothing():
         Edges(torch.tensor([[1, 0, 1], [0, 2, 0]]))
 
 
+@pytest.mark.parametrize("relation", [None, "t5"])
+def test_half_precision_over_few_keys_is_trained_in_single_precision(relation):
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False], [False] * 5])
+    sets = VectorSet(torch.zeros(3, 5, 1), mask, layout="sequence")
+    bias = None if relation is None else SEQUENCE_RELATIONS[relation](2, 4).float()
+    leaves = [t.requires_grad_() for t in tensors(3, 2, 5, dtype=torch.bfloat16)]
+    exact = [t.detach().float().requires_grad_() for t in leaves]
+    outputs = [attend(*three, sets, sets, Causal(), relation=bias, kernel="dense") for three in (leaves, exact)]
+    assert outputs[0].dtype == torch.bfloat16 and outputs[0][2].abs().max() == 0
+    torch.testing.assert_close(outputs[0], outputs[1].bfloat16(), atol=0, rtol=0)
+    gradients = [torch.autograd.grad(output.float().sum(), three) for output, three in zip(outputs, (leaves, exact))]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected.bfloat16(), atol=0, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            attend(*leaves, sets, sets, Causal(), relation=bias, kernel="dense"), outputs[0], atol=0.03, rtol=0.03
+        )
+
+
 def test_half_precision_edges_are_computed_in_single_precision():
     sets, structure = VectorSet(torch.zeros(1, 30, 1)), graph(30, 100)
     q, k, v = tensors(1, 2, 30, dtype=torch.bfloat16)

@@ -80,15 +80,49 @@ class Walk(pl.LightningModule):
 
 def test_average_last_validates_the_mean_of_the_last_epochs(tmp_path: Path) -> None:
     model, data = Walk(), DataLoader(torch.zeros(3, 1))  # 3 steps an epoch: the weight is 3, 6, 9, 12, 15 after each
-    saver = Checkpoints(tmp_path, monitor="val/loss")
-    trainer = pl.Trainer(
-        max_epochs=5, callbacks=[AverageLast(3), saver], logger=False, enable_progress_bar=False, accelerator="cpu",
-        enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(model, data, DataLoader(torch.zeros(1, 1)))
+    quiet_trainer(tmp_path).fit(model, data, DataLoader(torch.zeros(1, 1)))
     assert model.passed == [float(n) for n in range(1, 16)]  # training itself goes on from its own weights
     assert model.seen == [3.0, 6.0, 9.0, 10.5, 12.0]  # then the means of 9, 12 and of 9, 12, 15
-    assert torch.load(saver.best_model_path, weights_only=True)["state_dict"]["weight"] == 12.0
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]["weight"] == 12.0
+
+
+def quiet_trainer(folder: Path, *callbacks: pl.Callback, **words: object) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=5, callbacks=[AverageLast(3), Checkpoints(folder, monitor="val/loss"), *callbacks], logger=False,
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **words,
+    )  # fmt: skip
+
+
+class Stop(pl.Callback):
+    """Fails before a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("stop")
+
+
+@pytest.mark.parametrize(("step", "kept"), [(1, 1.0), (8, 8.0), (10, 9.0), (13, 10.5)])
+def test_an_interrupted_epoch_keeps_the_weights_of_the_moment_and_goes_on(
+    tmp_path: Path, step: int, kept: float
+) -> None:
+    data, val = DataLoader(torch.zeros(3, 1)), DataLoader(torch.zeros(1, 1))
+    with pytest.raises(RuntimeError, match="stop"):
+        quiet_trainer(tmp_path, Stop(step)).fit(Walk(), data, val)
+    last = tmp_path / "last.ckpt"
+    assert torch.load(last, weights_only=True)["state_dict"]["weight"] == kept  # or the mean, once there is one
+    model = Walk()
+    quiet_trainer(tmp_path).fit(model, data, val, ckpt_path=last)
+    assert model.seen[-1] == 12.0
+
+
+def test_average_last_validates_the_weights_of_the_moment_within_an_epoch(tmp_path: Path) -> None:
+    model = Walk()
+    data = DataLoader(torch.zeros(4, 1)), DataLoader(torch.zeros(1, 1))
+    quiet_trainer(tmp_path, val_check_interval=2).fit(model, *data)
+    assert model.seen == [2, 4, 6, 8, 10, 12, 12, 14, 14, 16]  # at last means of 12, 16 and of 12, 16, 20
 
 
 def test_average_last_needs_a_last_epoch() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from vsattn.decoders import RecurrentDecoder, TransformerDecoder
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.encoders import RecurrentEncoder, TransformerEncoder
-from vsattn.errors import ConfigError, ShapeError
+from vsattn.errors import ConfigError, ShapeError, VsattnError
 from vsattn.heads import VectorHead
 from vsattn.search import Ensemble, Hypothesis, MaxLength, beam_search, forced, greedy, sample
 from vsattn.tokenizers.text import BOS, EOS, PADDING
@@ -375,6 +375,14 @@ def test_values_out_of_range_are_refused(options: dict[str, float], says: str) -
     search = beam_search if {"width", "n_best", "length_penalty"} & set(options) else sample
     with pytest.raises(ConfigError, match=says):
         search(Toy(0), drawn(0, 1), lengths=[1], **options)
+
+
+@pytest.mark.parametrize("search", [greedy, beam_search, sample])
+def test_a_model_that_answers_nan_is_refused(search) -> None:
+    model = Toy(0)
+    model.table[4] = math.nan  # a token that is written sooner or later
+    with pytest.raises(VsattnError, match="the model gives NaN"):
+        search(model, drawn(0, 8), lengths=[1] * 8)
 
 
 def test_other_things_that_are_refused() -> None:

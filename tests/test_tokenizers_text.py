@@ -258,6 +258,12 @@ def test_values_out_of_range(options, message) -> None:
         Text(**options)
 
 
+def test_moses_has_rules_for_some_languages() -> None:
+    for language in ("EN", "english", "zz"):
+        with pytest.raises(ConfigError, match=f"Text.language={language}: Moses has rules for .*, de, .*split=spacy"):
+            Text(split="moses", language=language).fit(ENGLISH)
+
+
 def test_wrong_texts_and_states() -> None:
     with pytest.raises(DataError, match="has not seen data"):
         Text().encode("a")

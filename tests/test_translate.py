@@ -159,6 +159,18 @@ def test_an_alignment_is_where_tokens_come_from(good) -> None:
     assert good.alignment("ä b c d", cut).target == ["d", "c"]
 
 
+def test_an_alignment_leaves_prefix_vectors_out() -> None:
+    translator = made(0, encoder={**CONFIG["encoder"], "num_prefix": 2})
+    source, target, weights = translator.alignment("ä b c", "c b ä")
+    assert weights.shape == (len(target), len(source)) == (4, 4)
+    batch = {**translator.texts.collate(["ä b c"]), "target": translator.texts.targets(["c b ä"])}
+    with torch.no_grad():
+        whole = translator.model.decoder.attention(
+            translator.model._embedded(batch["target"][:, :-1]), translator.model.encode(batch)
+        )
+    assert torch.allclose(weights, whole[0, -1].mean(0)[:, 2:]) and bool((weights.sum(1) < 1).all())
+
+
 def test_drawn_translations_repeat_by_seed(good) -> None:
     def draw(seed: int, **options: Any) -> list[Any]:
         return good.sample(LINES, temperature=3.0, generator=torch.Generator().manual_seed(seed), **options)
@@ -258,7 +270,9 @@ def test_files_in_buffers(folder, tmp_path, capsys) -> None:
     (tmp_path / "a.txt").write_text("ä b\n\nc d", encoding="utf-8")
     with gzip.open(tmp_path / "b.gz", "wt", encoding="utf-8") as file:
         file.write("d e\n")
-    words = [f"ckpt={folder / 'good.ckpt'}", f"input={tmp_path / 'a.txt'},{tmp_path / 'b.gz'}"]
+    (tmp_path / "b.gz").rename(tmp_path / "b.packed")
+    (tmp_path / "a.txt").rename(tmp_path / "a.gz")  # what a file is called says nothing
+    words = [f"ckpt={folder / 'good.ckpt'}", f"input={tmp_path / 'a.gz'},{tmp_path / 'b.packed'}"]
     for more in ([], ["--buffer", "1"], ["--batch-size=1", "--beam", "1"]):
         assert command([*words, *more, f"output={tmp_path / 'out.txt'}"]) == 0
         assert (tmp_path / "out.txt").read_bytes().decode() == "b ä\n\nd c\ne d\n"
@@ -355,8 +369,8 @@ def test_what_is_cut_is_told(folder, capsys) -> None:
         ([], "", 2, "ckpt: is missing; add ckpt=PATH"),
         (["ckpt=GOOD", "inptu=y"], "", 2, "did you mean 'input'?"),
         (["ckpt=GOOD", "--n-bets", "2"], "", 2, "--n-bets"),
-        (["ckpt=GOOD", "--n-best", "0"], "", 2, "--n-best: is at least 1, not 0"),
-        (["ckpt=GOOD", "--beam", "many"], "", 2, "--beam"),
+        (["ckpt=GOOD", "--n-best", "0"], "", 2, "--n-best: a whole number of at least 1 is expected, not 0"),
+        (["ckpt=GOOD", "--beam", "many"], "", 2, "--beam: a whole number of at least 1 is expected, not many"),
         (["ckpt=GOOD", "--seed", "1", "--top-k", "2"], "", 2, "2 faults"),
         (["ckpt=GOOD", "--sample", "--beam", "2"], "", 2, "--beam: does not go with --sample"),
         (["ckpt=GOOD", "--sample", "--top-p", "2"], "ä\n", 2, "top_p is in (0, 1]"),

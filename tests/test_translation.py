@@ -11,13 +11,16 @@ import sacrebleu
 import torch
 import torch.nn.functional as F
 
+from vsattn.build import build
 from vsattn.compose import plain_config
-from vsattn.errors import ConfigError
+from vsattn.errors import ConfigError, DataError
+from vsattn.model import build_model
 from vsattn.tasks.checks import faults
 from vsattn.tasks.data.numbers import NumberPhrases
 from vsattn.tasks.experiment import run
 from vsattn.tasks.training import Result
 from vsattn.tasks.translation import TranslationCollate, TranslationTask
+from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.text import BOS, EOS, PADDING
 
 #: Small enough for seconds.
@@ -128,6 +131,52 @@ def test_a_checkpoint_translates_as_the_run_did(quick: Result) -> None:
     assert [found.text for found in translator.predict(sources)] == written
 
 
+def test_a_blank_source_stays_blank(quick: Result) -> None:
+    task = quick.task.eval()
+    batch = task.collate([("a b", "a b"), (" ", "a")])
+    with torch.no_grad():
+        first, blank = task.remember(task(batch), batch)["found"]
+    assert first.ids and blank.ids == () and blank.finished
+
+
+def test_what_is_written_has_room_in_learned_positions(tmp_path: Path) -> None:
+    words = ["positions=learned", "tokenizer.max_length=15", "encoder.num_layers=1", "decoder.num_layers=1"]
+    result = experiment(tmp_path, "data.strings=[50,5,5]", "trainer.max_epochs=1", *words)
+    assert result.metrics["test/unfinished"] == 5  # after one epoch it cannot end
+    assert (result.folder / "plots" / "alignment.png").is_file()
+
+
+@pytest.mark.parametrize("batches", [["batch_vectors=null"], []])
+def test_a_test_sentence_that_is_too_long_stops_the_run_at_its_start(batches: list[str], tmp_path: Path) -> None:
+    for split, line in (("train", "a b"), ("val", "a b"), ("test", "a " * 20)):
+        for side in ("source", "target"):
+            (tmp_path / f"{split}_{side}").write_text(f"{line}\n" * 3)
+    own = [f"data.{name}={tmp_path / name}" for name in sorted(file.name for file in tmp_path.iterdir())]
+    words = ["data=parallel", *own, "data.source_language=de", "data.target_language=en", "tokenizer.max_length=9"]
+    with pytest.raises(DataError, match=r"test of Parallel: 3 of 3 pairs have more than tokenizer.max_length=9"):
+        experiment(tmp_path, *words, *batches)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("words", ["task=translation", "experiment=multi30k_gru", "experiment=multi30k_transformer"])
+def test_learning_by_heart_composes(words: str) -> None:
+    config, found = plain_config([words, "debug=overfit"])
+    assert found + faults(config) == [] and config["schedule"] is None
+
+
+def test_the_models_of_a_comparison_have_about_as_many_weights() -> None:
+    config, _ = plain_config(["task=translation"])
+    pairs = [("ein zwei drei", "one two three")] * 3
+    sizes = []
+    for words in config["compare"]["models"].values():
+        chosen, found = plain_config(["task=translation", *words])
+        assert found + faults(chosen) == []
+        tokenizer = build(chosen["tokenizer"], Tokenizer).fit(pairs)
+        model = build_model(chosen, tokenizer, num_classes=len(tokenizer.writes))
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    assert max(sizes) < 1.1 * min(sizes)
+
+
 def test_the_floor_is_the_nearest_training_sentence(quick: Result) -> None:
     task, data = quick.task, NumberPhrases(phrases=[50, 5, 5])
     data.setup(0)
@@ -152,7 +201,7 @@ def test_shapes_of_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["decoder=none"], "decoder=transformer"),
         (["head=mean"], "head=tied"),
         (["task.beam_width=0"], "beam_width at least 1"),
-        (["tokenizer=words", "decoder=none", "data=toy"], "decoder=transformer"),
+        (["tokenizer=words", "decoder=none", "head=vector", "data=toy"], "decoder=transformer"),
         (["+callbacks.shapes={_target_: vsattn.tasks.shapes.ShowShapes, batch: 0}"], "at least 1"),
     ],
 )

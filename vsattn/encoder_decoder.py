@@ -106,8 +106,12 @@ class EncoderDecoder(Model):
         return exact.log_softmax(-1), state
 
     def attention(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return what each target token, when it was given, looked at: ``(B, L, H, M, N)`` over layers and heads."""
-        return self.decoder.attention(self._embedded(self._inputs(batch)), self.encode(batch))
+        """Return what each target token, when it was given, looked at: ``(B, L, H, M, N)`` over layers and heads.
+
+        What prefix vectors of the memory are given is left out.
+        """
+        memory = self.encode(batch)
+        return self.decoder.attention(self._embedded(self._inputs(batch)), memory)[..., memory.num_prefix :]
 
     def _advance(self, ids: Tensor, state: WritingState) -> tuple[Tensor, WritingState]:
         x = self.target_embedder.embed(ids[:, None])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vsattn.errors import ConfigError, ShapeError
+from vsattn.errors import ConfigError, ShapeError, VsattnError
 
 
 class Writer(Protocol):
@@ -25,6 +25,20 @@ class Writer(Protocol):
 
     def step(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return ``log p(next token) (R, V)`` behind the last tokens ``ids (R,)``, and the state behind them."""
+
+
+def next_tokens(model: Writer, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """Return ``model.step(ids, state)``.
+
+    Raises:
+        VsattnError: when it gives NaN.
+    """
+    log_probs, state = model.step(ids, state)
+    if bool(log_probs[:, 0].isnan().any()):  # one token is enough: a softmax with a NaN is NaN throughout
+        raise VsattnError(
+            "the model gives NaN for probabilities: its weights are damaged, or too large for its precision"
+        )
+    return log_probs, state
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from vsattn.build import build
 from vsattn.decoders import Decoder
 from vsattn.encoders import Encoder
 from vsattn.errors import ConfigError
-from vsattn.heads import Head
+from vsattn.heads import Head, TiedHead
 from vsattn.positions import Positions
 from vsattn.vectorset import VectorSet
 
@@ -58,7 +58,8 @@ def build_model(config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: in
         num_classes: C.
 
     Raises:
-        ConfigError: naming all faults of a part at once, or a decoder that has no text to write, or text without one.
+        ConfigError: naming all faults of a part at once, or a decoder that has no text to write, or text without one;
+            an encoder of another width, or a head tied to a target, where there is no decoder.
     """
     dim = config["dim"]
     sizes = {"dim": dim, "num_classes": num_classes, **tokenizer.sizes}
@@ -67,8 +68,15 @@ def build_model(config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: in
         return None if config.get(name) is None else build(config[name], slot, path=name, **sizes)
 
     positions, encoder, head = part("positions", Positions), part("encoder", Encoder), part("head", Head)
+    sizes["memory_dim"] = encoder.output_dim or dim
     decoder, embedder = part("decoder", Decoder), tokenizer.embedder(dim)
     if decoder is None and tokenizer.writes is None:
+        if sizes["memory_dim"] != dim:
+            raise ConfigError(
+                f"encoder: it gives vectors of {sizes['memory_dim']} and the head reads {dim}: set encoder.project=true"
+            )
+        if isinstance(head, TiedHead):
+            raise ConfigError("head: TiedHead scores by a decoder's embedding, and there is no decoder: head=vector")
         return Model(embedder, encoder, head, positions=positions)
     if decoder is None or tokenizer.writes is None:
         raise ConfigError(

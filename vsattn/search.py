@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.hypotheses import Ensemble, Hypothesis, MaxLength, Writer
+from vsattn.hypotheses import Ensemble, Hypothesis, MaxLength, Writer, next_tokens
 from vsattn.tokenizers.text import BOS, EOS, PADDING
 
 __all__ = ["Ensemble", "Hypothesis", "MaxLength", "Writer", "beam_search", "forced", "greedy", "sample"]
@@ -50,6 +50,7 @@ def beam_search(
 
     Raises:
         ConfigError: for a value out of range.
+        VsattnError: when the model answers NaN, here and in all searches.
     """
     if width < 1 or not 1 <= n_best <= width:
         raise ConfigError(f"width is at least 1 and n_best is in 1 .. width, not {width} and {n_best}")
@@ -69,7 +70,7 @@ def beam_search(
     )
     parts, total = parts.to(device), total.to(device)
     while samples:
-        log_probs, state = model.step(last, state)
+        log_probs, state = next_tokens(model, last, state)
         total, parent, token, part = _continued(total, log_probs, 2 * width, (PADDING, bos))  # (S, C), best first
         ids = torch.cat([_taken(ids, parent), token[..., None]], -1)  # (S, C, n)
         parts = torch.cat([_taken(parts, parent), part[..., None]], -1)
@@ -219,7 +220,7 @@ def _followed(
         state = state.select(torch.tensor(rows, dtype=torch.long, device=device))
     last, place = torch.full((len(rows),), bos, device=device), 0
     while rows:
-        log_probs, state = model.step(last, state)
+        log_probs, state = next_tokens(model, last, state)
         last = choose(log_probs, rows, place)
         place += 1
         found = log_probs.gather(1, last[:, None])[:, 0]

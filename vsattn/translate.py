@@ -156,8 +156,8 @@ def _parse(words: list[str]) -> dict[str, Any]:
 
 def _count(text: str) -> int:
     """Read a number from 1 on."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"is at least 1, not {text}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, not {text}")
     return int(text)
 
 
@@ -228,11 +228,12 @@ def _drawer(translator: Translator, folder: Path) -> Callable[[int, str, Transla
 
 
 def _lines_of(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the lines of files, plain or gzip."""
+    """Yield the lines of files, plain or gzip whatever their names."""
     for path in paths:
         try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-                yield from _decoded(stream, str(path))
+            with path.open("rb") as file:
+                packed = file.peek(2).startswith(b"\x1f\x8b")
+                yield from _decoded(gzip.GzipFile(fileobj=file) if packed else file, str(path))
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

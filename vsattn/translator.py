@@ -53,7 +53,7 @@ class Translation:
 class Alignment(NamedTuple):
     """N source and M target tokens, ends included, and what each target token looked at when it was written.
 
-    ``weights (M, N)``; every row sums to 1.
+    ``weights (M, N)``; every row sums to 1, or to less where the encoder has prefix vectors, which are left out.
     """
 
     source: list[str]
@@ -192,7 +192,7 @@ class Translator(Predictor):
         return [one for one in found if one is not None]
 
     @torch.inference_mode()
-    def alignment(self, source: str, target: str | Translation, *, layer: int = -1) -> Alignment:
+    def alignment(self, source: str, target: str | Translation | Hypothesis, *, layer: int = -1) -> Alignment:
         """Return what each token of a translation looked at: the mean over heads of one layer, and over models.
 
         Raises:

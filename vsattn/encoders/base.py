@@ -12,6 +12,9 @@ from vsattn.vectorset import VectorSet
 class Encoder(nn.Module):
     """``VectorSet -> VectorSet`` of the same width and the same vectors (a prefix may be added in front)."""
 
+    #: The width of what comes out, where it is another than goes in.
+    output_dim: int | None = None
+
     def forward(self, vector_set: VectorSet) -> VectorSet:
         """Map ``(B, N, D)`` to ``(B, num_prefix + N, D)``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(vector_set)")

@@ -55,6 +55,7 @@ class RecurrentEncoder(Encoder):
             dim, width // ways, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between
         )
         self.project = nn.Identity() if width == dim or not project else nn.Linear(width, dim)
+        self.output_dim = dim if project else width
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, vector_set: VectorSet) -> VectorSet:

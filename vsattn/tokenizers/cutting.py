@@ -82,7 +82,11 @@ class Cutter:
 
 def _moses(language: str | None) -> Callable[[str], list[str]]:
     from sacremoses import MosesTokenizer
+    from sacremoses.corpus import NonbreakingPrefixes
 
+    known = sorted(set(NonbreakingPrefixes().available_langs.values()))
+    if language not in known:  # it would cut by the rules of no language, and by English abbreviations
+        raise ConfigError(f"Text.language={language}: Moses has rules for {', '.join(known)}; or choose split=spacy")
     rules = MosesTokenizer(language)
     return lambda text: rules.tokenize(text, escape=False)
 

@@ -188,7 +188,9 @@ class TokenEmbedder(nn.Module):
 def _checked(item: Any, index: int) -> tuple[str, str]:
     if isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(text, str) for text in item):
         return item[0], item[1]
-    raise DataError(f"training pair {index} is {str(item)[:40]!r}; it is a source text and a target text")
+    raise DataError(
+        f"training pair {index} is {str(item)[:40]!r}; it is a source text and a target text, as in data=parallel"
+    )
 
 
 def _stacked(rows: Sequence[Sequence[int]]) -> Tensor:
