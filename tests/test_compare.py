@@ -88,6 +88,14 @@ def test_mean_and_deviation_over_seeds(folder: Path) -> None:
     assert picture(rows, "test/accuracy", folder / "p.png").is_file()
 
 
+def test_a_floor_of_whole_answers_stands_beside_exact_matches(folder: Path) -> None:
+    (folder / "a" / "seed_0").mkdir(parents=True)
+    numbers = {"test/exact": 0.5, "parameters": 10, "wall_seconds": 2.0, "floor/name": "guess", "floor/accuracy": 0.25}
+    (folder / "a" / "seed_0" / "metrics.json").write_text(json.dumps(numbers))
+    heading, *lines = table(collect(folder, ["a"], [0], ["test/exact"]), ["test/exact"])
+    assert heading[1] == "exact %" and [line[:2] for line in lines] == [["a", "50.00"], ["guess", "25.00"]]
+
+
 def test_what_length_costs(folder: Path) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = pool.submit(measure, "attention", (8, 2048)).result()

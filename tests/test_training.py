@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from vsattn.tasks.data.images import Digits, TensorImages
 from vsattn.tasks.experiment import DEFAULT_THREADS, run
 from vsattn.tasks.image import ImageTask
 from vsattn.tasks.optim import make_optimizer, make_schedule, parameter_groups
-from vsattn.tasks.training import make_loaders, plain_errors
+from vsattn.tasks.training import make_loaders, plain_errors, train
 
 LIGHTNING = "lightning.pytorch.callbacks."
 
@@ -344,6 +345,26 @@ def test_loaders() -> None:
     assert not torch.equal(order, second) and torch.equal(order.sort()[0], second.sort()[0])
     again = make_loaders(made_task(data), data, batch_size=64, num_workers=0, seed=0)["train"]
     assert torch.equal(torch.cat([batch["target"] for batch in again]), order)
+
+
+def test_what_is_learned_by_heart_is_not_augmented(tmp_path: Path) -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(64, 10))
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return batch["image"].flatten(1) @ self.weight
+
+    def distort(image: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("this was to be learned by heart")
+
+    data = Digits(augment=distort)
+    data.setup(0)
+    task = made_task(data, norm=False)
+    task.model = Linear()
+    trainer = {"max_epochs": 1, "overfit_batches": 1, "accelerator": "cpu", "limit_test_batches": 1}
+    assert train(task, data, folder=tmp_path, batch_size=64, trainer=trainer).metrics["epochs"] == 1
 
 
 def test_a_lone_last_item_is_dropped_only_where_batch_norm_would_see_it() -> None:
