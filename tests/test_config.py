@@ -17,8 +17,8 @@ from vsattn.scores import SplitAdditive
 from vsattn.tasks.checks import faults
 
 NAMED = {
-    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "decoder", "head",
-    "optimizer", "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
+    "task", "data", "tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "decoder",
+    "head", "optimizer", "schedule", "trainer", "logger", "callbacks", "experiment", "debug",
 }  # fmt: skip
 #: What options need beside themselves: their task, and what only the user knows.
 NEEDS = {
@@ -29,7 +29,7 @@ NEEDS = {
     "audio_folder": "task=speech data.root=clips",
     "digit_strings vowel_strings": "task=recognition",
     "digits_graph karate planetoid pyg": "task=node",
-    "numbers multi30k toy subwords word_pairs": "task=translation",
+    "numbers multi30k toy subwords subwords_small word_pairs": "task=translation",
     "parallel": "task=translation data.train_source=a data.train_target=b data.val_source=c data.val_target=d "
     "data.source_language=de data.target_language=en",
     "gru": "task=translation encoder=bigru",
