@@ -319,6 +319,9 @@ def test_each_distortion_is_what_it_says():
         assert 7200 <= len(moved) <= 8800
         cut = max(0, 8000 - len(moved))
         assert torch.equal(moved[max(0, len(moved) - 8000) :], tone[cut:])
+        margins, _ = AudioAugment(silence=0.1)((tone, 8000))
+        first = int(margins.ne(0).nonzero()[0]) - 1  # the tone itself begins with a 0
+        assert 8000 <= len(margins) <= 9600 and torch.equal(margins[max(0, first) :][:8000], tone)
         noisy, _ = AudioAugment(noise=(10, 10))((tone, 8000))
         assert power(tone) / power(noisy - tone) == pytest.approx(10, rel=1e-3)
         louder, _ = AudioAugment(gain=6)((tone, 8000))
@@ -332,7 +335,9 @@ def test_each_distortion_is_what_it_says():
     assert bool(silence.isfinite().all()) and len(silence)
 
 
-@pytest.mark.parametrize("wrong", [{"speed": 1.0}, {"shift": -1}, {"gain": -1}, {"noise": (5, 1)}, {"equaliser": -2}])
+@pytest.mark.parametrize(
+    "wrong", [{"speed": 1.0}, {"shift": -1}, {"silence": -1}, {"gain": -1}, {"noise": (5, 1)}, {"equaliser": -2}]
+)
 def test_augmentation_out_of_range(wrong):
     with pytest.raises(ConfigError, match=f"AudioAugment.{next(iter(wrong))}"):
         AudioAugment(**wrong)

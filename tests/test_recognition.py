@@ -216,6 +216,8 @@ def test_what_does_not_fit_is_refused():
         task_of(beam_width=0)
     with pytest.raises(ConfigError, match=r"hears sound.*not Pixels"):
         RecognitionTask(Guess(), Pixels(), CLASSES)
+    with pytest.raises(ConfigError, match="trim=null"):
+        RecognitionTask(Guess(), AudioFrames(sample_rate=8000, trim=30.0).fit([clip(0.3)]), CLASSES)
     assert len(pickle.dumps(task.collator(True))) < 5000
 
 

@@ -245,6 +245,9 @@ def test_sound_that_cannot_stream_says_what_to_do():
     ):
         with pytest.raises(ConfigError, match=words):
             StreamingAudio(model, tokenizer)
+    cut = AudioFrames(sample_rate=8000, normalise="none", trim=30.0).fit([sound(1)])
+    with pytest.raises(ConfigError, match="trim=null"):
+        StreamingAudio(model_of(cut), cut)
     sparse = AudioFrames(sample_rate=8000, normalise="none", window=0.01, hop=0.02).fit([sound(1)])
     with pytest.raises(ConfigError, match="hop is at most"):
         StreamingAudio(model_of(sparse), sparse)

@@ -15,7 +15,7 @@ from torch import nn
 from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers import AudioFrames, SpecAugment
 from vsattn.tokenizers.mel import cosines, mel_filters
-from vsattn.tokenizers.waveforms import read_audio, resample, to_waveform
+from vsattn.tokenizers.waveforms import read_audio, resample, to_waveform, trimmed
 
 
 def tone(seconds=0.5, rate=8000, frequency=440.0):
@@ -264,10 +264,27 @@ def test_what_is_too_long_or_nothing_is_refused():
         tokenizer.sizes  # noqa: B018
 
 
+def test_quiet_ends_are_cut_off():
+    sound = torch.from_numpy(tone())
+    quiet = 0.01 * torch.randn(4000, generator=torch.Generator().manual_seed(0))  # 31 dB below the tone
+    noisy = torch.cat([quiet, sound, 0.01 * sound, sound, quiet])
+    whole, cut, kept = (AudioFrames(sample_rate=8000, trim=trim) for trim in (None, 20.0, 60.0))
+    window = whole.window
+    inside = trimmed(noisy, 20.0, window)
+    assert 3 * 4000 <= len(inside) <= 3 * 4000 + 2 * window  # what is quiet between loud parts stays
+    torch.testing.assert_close(cut.frames(noisy), whole.frames(inside))
+    torch.testing.assert_close(kept.frames(noisy), whole.frames(noisy))
+    for nothing in (torch.zeros(4000), sound[: 2 * window - 1]):
+        assert torch.equal(trimmed(nothing, 20.0, window), nothing)
+    with pytest.raises(ConfigError, match="trim=null"):
+        cut.vector_times(3)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"features": "mel"}, {"normalise": "clip"}, {"num_features": 0}, {"features": "mfcc", "num_features": 41},
-     {"hop": 0.0}, {"window": 1e-6}, {"strides": (0,)}, {"frequencies": (300, 9000)}, {"sample_rate": 0}],
+     {"hop": 0.0}, {"window": 1e-6}, {"strides": (0,)}, {"frequencies": (300, 9000)}, {"sample_rate": 0},
+     {"trim": 0.0}],
 )  # fmt: skip
 def test_values_that_make_no_frames(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
