@@ -196,6 +196,26 @@ def test_shapes_of_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("encoder=bigru", "encoder.hidden_dim=48", "positions=none"),  # and the Transformer writes
+        ("decoder=gru", "decoder.hidden_dim=32", "head=vector"),  # from a Transformer's memory
+        ("tokenizer=word_pairs", "head=tied", "positions=learned", "tokenizer.max_length=40"),
+        ("tokenizer=subwords_small", "tokenizer.source.model=unigram", "encoder=birnn", "task.teacher_forcing=0.5"),
+        ("score=additive", "encoder.norm_placement=post", "decoder.norm_placement=post", "positions=none"),
+        ("rotary=halves", "positions=none", "relation=t5", "schedule=noam", "structure=window"),
+        ("norm=rms", "encoder=cnn", "schedule=inverse_sqrt", "trainer.precision=bf16-mixed"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_parts_go_together(words: tuple[str, ...], tmp_path: Path) -> None:
+    result = experiment(tmp_path, *words, "debug=fast", "data.strings=[40,6,6]")
+    assert (
+        math.isfinite(result.metrics["test/loss"]) and len((tmp_path / "run" / "test.hypothesis.txt").read_text()) > 0
+    )
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["decoder=none"], "decoder=transformer"),
