@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from vsattn.environment import variable
 from vsattn.errors import DataError
 
 if TYPE_CHECKING:
@@ -126,23 +125,8 @@ def _metrics(tokenised: bool) -> dict[str, BLEU]:
 
 
 def _bootstrap(metric: BLEU, hypotheses: list[str], references: list[str], *, seed: int) -> Score:
-    with _seeded(seed):
+    with variable("SACREBLEU_SEED", str(seed)):  # it learns its seed by no other way
         return metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLES)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Set the environment variable by which alone sacreBLEU learns its seed."""
-    name = "SACREBLEU_SEED"
-    before = os.environ.get(name)
-    os.environ[name] = str(seed)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is loaded: small models gain nothing from more
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -28,3 +32,34 @@ def root() -> Path:
 def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the data sets that a person happens to have."""
     monkeypatch.delenv("VSATTN_DATA", raising=False)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[dict[str, bytes | None]], str]]:
+    """Return a function that serves ``{path: content}`` on the loopback interface; content None never answers."""
+    servers = []
+
+    def start(files: dict[str, bytes | None]) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                content = files.get(self.path.lstrip("/"), b"")
+                if content is None:
+                    time.sleep(1.5)
+                    return
+                self.send_response(200 if content else 404)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                return None
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

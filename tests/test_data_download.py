@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
 import io
 import pickle
 import socket
 import struct
 import tarfile
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -23,37 +20,6 @@ from vsattn.tasks.data import download
 from vsattn.tasks.data.images import CIFAR10, MNIST, FashionMNIST
 
 KINDS = {FashionMNIST: torchvision.datasets.FashionMNIST, MNIST: torchvision.datasets.MNIST}
-
-
-@pytest.fixture
-def serve():
-    """Return a function that serves ``{name: content}`` and gives the address; content None never answers."""
-    servers = []
-
-    def start(files):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                content = files.get(self.path.lstrip("/"), b"")
-                if content is None:
-                    time.sleep(1.5)
-                    return
-                self.send_response(200 if content else 404)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args):
-                return None
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def dead_address():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.server
-import threading
 from pathlib import Path
 
 import pytest
@@ -109,34 +107,6 @@ def test_training_leaves_out_what_is_empty_or_long_and_says_so(tmp_path) -> None
         own(tmp_path, max_words=0)
 
 
-@pytest.fixture
-def serve():
-    """Return a function that serves ``{path: content}`` from a loopback address."""
-    servers = []
-
-    def start(files: dict[str, bytes]) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                content = files.get(self.path.lstrip("/"))
-                self.send_response(404 if content is None else 200)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write((content or b"")[: 40 if self.path.endswith("cut.gz") else None])
-
-            def log_message(self, *args: object) -> None:
-                return None
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 LINES = {"train": 6, "val": 3, "test_2016_flickr": 2}
 
 
@@ -160,7 +130,7 @@ def published(monkeypatch, serve):
     known = {path.split("/")[1]: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     monkeypatch.setattr(module, "SHA256", {name: known[name] for name in module.SHA256})
     monkeypatch.setattr(module, "LINES", LINES)
-    monkeypatch.setattr(module, "URL", serve(files))
+    monkeypatch.setattr(module, "URL", serve(files).rstrip("/"))
     return files
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsattn.errors import ConfigError, DataError, VsattnError, nearest
+from vsattn.errors import ConfigError, DataError, nearest
+from vsattn.run import guarded
 
 USAGE = """\
 Train a task's attention model and its baselines under one budget, and give one table and one picture.
@@ -41,21 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(word in ("-h", "--help") for word in words):
         print(USAGE, end="")
         return 0
-    from vsattn.run import fail
+    return guarded(lambda: _run_words(words), "vsattn.compare")
 
-    try:
-        words, folder = _option(words, "-o", "--output")
-        if words[:1] == ["lengths"]:
-            return _lengths(words[1:], folder)
-        words, config_dir = _option(words, "-cd", "--config-dir")
-        return _compare(words, folder, config_dir)
-    except ConfigError as error:
-        return fail(error, 2, "vsattn.compare")
-    except VsattnError as error:
-        return fail(error, 1, "vsattn.compare")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+def _run_words(words: list[str]) -> int:
+    words, folder = _option(words, "-o", "--output")
+    if words[:1] == ["lengths"]:
+        return _lengths(words[1:], folder)
+    words, config_dir = _option(words, "-cd", "--config-dir")
+    return _compare(words, folder, config_dir)
 
 
 def _option(words: list[str], short: str, long: str) -> tuple[list[str], str | None]:

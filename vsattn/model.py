@@ -78,15 +78,10 @@ def build_model(config: dict[str, Any], tokenizer: Tokenizer, *, num_classes: in
         if isinstance(head, TiedHead):
             raise ConfigError("head: TiedHead scores by a decoder's embedding, and there is no decoder: head=vector")
         return Model(embedder, encoder, head, positions=positions)
-    if decoder is None or tokenizer.writes is None:
-        raise ConfigError(
-            f"decoder: {type(tokenizer).__name__} "
-            + (
-                "has no text to be written; decoder=none"
-                if decoder
-                else "has text to be written; choose decoder=transformer"
-            )
-        )
+    if decoder is None:
+        raise ConfigError(f"decoder: {type(tokenizer).__name__} has text to be written; choose decoder=transformer")
+    if tokenizer.writes is None:
+        raise ConfigError(f"decoder: {type(tokenizer).__name__} has no text to be written; decoder=none")
     from vsattn.encoder_decoder import EncoderDecoder
 
     return EncoderDecoder(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from vsattn.errors import ConfigError, DataError, VsattnError, nearest
+from vsattn.errors import ConfigError, DataError, nearest
+from vsattn.run import guarded
 
 USAGE = """\
 Answer for files with a trained model.
@@ -31,25 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     return guarded(lambda: _predict(**read_words(words, ("ckpt", "input"), ("output",))), "vsattn.predict")
-
-
-def guarded(action: Callable[[], None], command: str) -> int:
-    """Run what a command does, say on standard error what is wrong, and return the exit code (see `main`)."""
-    from vsattn.run import fail
-
-    try:
-        action()
-    except ConfigError as error:
-        return fail(error, 2, command)
-    except VsattnError as error:
-        return fail(error, 1, command)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # who read the answers has left, as `head` does; nothing more can be written at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
 
 
 def read_words(words: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,8 @@ import time
 STARTED = time.time()
 
 import argparse  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+import os  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 from importlib import resources  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -65,15 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--version" in words:
         print(f"vsattn {__version__}")
         return 0
-    try:
-        return _launch(words)
-    except (ConfigError, ShapeError) as error:
-        return fail(error, 2)
-    except VsattnError as error:
-        return fail(error, 1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return guarded(lambda: _launch(words), "vsattn.run", refused=(ConfigError, ShapeError))
 
 
 def _launch(words: list[str]) -> int:
@@ -172,6 +165,31 @@ def _parse(words: list[str]) -> argparse.Namespace:
     if options.config_path is not None:
         raise ConfigError("--config-path would hide the configs of vsattn; add your own with --config-dir FOLDER")
     return options
+
+
+def guarded(
+    action: Callable[[], int | None], command: str, *, refused: tuple[type[VsattnError], ...] = (ConfigError,)
+) -> int:
+    """Do what a command does, say on standard error what is wrong, and return the exit code.
+
+    Args:
+        action: its exit code is returned; None is 0.
+        command: its name in messages.
+        refused: what means that the command's words cannot be done: 2. Any other error of ours is 1, an interruption
+            130.
+    """
+    try:
+        return action() or 0
+    except refused as error:
+        return fail(error, 2, command)
+    except VsattnError as error:
+        return fail(error, 1, command)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # who read the answers has left, as `head` does; nothing more can be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def fail(error: Exception, code: int, command: str = "vsattn.run") -> int:

@@ -63,12 +63,8 @@ def beam_search(
         return found
     samples, state = list(range(len(limits))), model.start(batch)  # the S samples that are not done
     last = torch.full((len(samples),), bos, device=device)
-    ids, parts, total = (
-        last.new_empty(len(samples), 1, 0),
-        torch.zeros(len(samples), 1, 0),
-        torch.zeros(len(samples), 1),
-    )
-    parts, total = parts.to(device), total.to(device)
+    ids, parts = last.new_empty(len(samples), 1, 0), torch.zeros(len(samples), 1, 0, device=device)
+    total = torch.zeros(len(samples), 1, device=device)
     while samples:
         log_probs, state = next_tokens(model, last, state)
         total, parent, token, part = _continued(total, log_probs, 2 * width, (PADDING, bos))  # (S, C), best first
@@ -242,7 +238,7 @@ def _maker(length_penalty: float, eos: int) -> Callable[[list[int], list[float]]
 
     def made(ids: list[int], log_probs: list[float]) -> Hypothesis:
         finished, log_prob = bool(ids) and ids[-1] == eos, sum(log_probs)
-        score = log_prob / ((5 + len(ids)) / 6) ** length_penalty
+        score = _score(log_prob, len(ids), length_penalty)
         return Hypothesis(tuple(ids[:-1] if finished else ids), log_prob, score, tuple(log_probs), finished)
 
     return made
@@ -256,7 +252,11 @@ def _settled(found: list[Hypothesis], n_best: int, total: float, limit: int, len
     if len(found) < n_best:
         return False
     worst = sorted((one.score for one in found), reverse=True)[n_best - 1]
-    return worst >= total / ((5 + limit) / 6) ** length_penalty
+    return worst >= _score(total, limit, length_penalty)
+
+
+def _score(log_prob: float, length: int, length_penalty: float) -> float:
+    return log_prob / ((5 + length) / 6) ** length_penalty
 
 
 def _continued(

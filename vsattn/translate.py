@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vsattn.errors import ConfigError, DataError
-from vsattn.predict import files, guarded, opened, read_words
+from vsattn.predict import files, opened, read_words
+from vsattn.run import guarded
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor

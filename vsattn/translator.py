@@ -16,7 +16,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.hypotheses import Ensemble, Hypothesis, MaxLength, Writer
 from vsattn.model import Model
 from vsattn.predictor import Predictor
-from vsattn.search import beam_search, forced, greedy, sample
+from vsattn.search import beam_search, forced, sample
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.text import BOS, EOS, PADDING
 from vsattn.tokenizers.text_pairs import TextPairs
@@ -132,8 +132,6 @@ class Translator(Predictor):
         options: dict[str, Any] = {"length_penalty": penalty, "max_length": MaxLength(limit=self.texts.max_length)}
 
         def search(batch: dict[str, Tensor], lengths: list[int]) -> list[list[Hypothesis]]:
-            if width == n_best == 1:
-                return [[found] for found in greedy(self._writer, batch, lengths=lengths, **options)]
             return beam_search(self._writer, batch, lengths=lengths, width=width, n_best=n_best, **options)
 
         found = self._searched(items, search, batch_size, first)

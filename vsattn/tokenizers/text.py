@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from vsattn.environment import variable
 from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.cutting import SPLITS, Cutter
 from vsattn.tokenizers.words import frequent
@@ -218,7 +217,8 @@ class Text:
         else:
             trained = self._made(models.Unigram())
             trainer = trainers.UnigramTrainer(unk_token=SPECIALS[UNKNOWN], **sizes)
-        with _one_thread():
+        # No threads: after them, loader workers could not be forked without a warning.
+        with variable("TOKENIZERS_PARALLELISM", "false"):
             trained.train_from_iterator(lines, trainer)
         if self.model == "bpe":
             return self._made(trained.model)
@@ -243,18 +243,3 @@ def _ordered(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     last = lowest + 1e-4 * len(pieces)
     scores = {piece: lowest if len(piece) == 1 and score < last else score for piece, score in pieces}
     return sorted(((p, round(score, 6)) for p, score in scores.items()), key=lambda found: (-found[1], found[0]))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep ``tokenizers`` from starting threads, after which loader workers could not be forked without a warning."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
