@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Stage = Literal["train", "val"]
 
+#: In a batch that a process computes only because the others do; it does not count.
+IDLE = "idle"
+
 #: On an accelerator, losses are looked at once in so many steps, because looking waits for the device.
 CHECK_EVERY = 20
 
@@ -182,7 +185,7 @@ class Task(pl.LightningModule, ABC):
         if loss.device.type == "cpu" or len(self._recent) >= CHECK_EVERY:
             self._require_finite()
         self._measure("train", loss, output, batch)
-        return loss
+        return loss if self.trainer.world_size == 1 else loss * self._share(batch)
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Measure one validation batch."""
@@ -250,7 +253,16 @@ class Task(pl.LightningModule, ABC):
         for meter in self._meters(stage).values():
             meter.reset()
 
+    def _share(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return by what a loss is multiplied so that the mean over processes is the mean over all their targets."""
+        own = torch.tensor(0.0 if IDLE in batch else float(self.count(batch)), device=self.device)
+        total = own.clone()
+        torch.distributed.all_reduce(total)
+        return own * self.trainer.world_size / total
+
     def _measure(self, stage: Stage, loss: Tensor, output: Tensor, batch: dict[str, Tensor]) -> None:
+        if IDLE in batch:
+            return
         meters = self._meters(stage)
         meters.pop("loss").update(loss.detach(), self.count(batch))
         self.measure(meters, output.detach(), batch)

@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
-from torch.utils.data import DataLoader, RandomSampler
 
 from vsattn.checkpoint import read
-from vsattn.errors import ConfigError, DataError, VsattnError, nearest
+from vsattn.errors import ConfigError, VsattnError, nearest
 
 from .base import Task
-from .batching import VectorBatches
 from .callbacks import EpochBar, EpochTable, is_trial, print_row
 from .checks import trainer_faults
-from .data.base import Augmented, Data
+from .data.base import Data
+from .loading import Loader, make_loaders
 
 #: Arguments that testing shares with training.
 SHARED = (
@@ -81,7 +78,7 @@ def train(
         data: set up.
         folder: receives ``metrics.csv``, and what callbacks and loggers write.
         batch_size: items of a batch, in all splits.
-        batch_vectors: instead, how many vectors a batch has at most, see :class:`~vsattn.tasks.batching.VectorBatches`.
+        batch_vectors: instead, how many vectors a batch has at most, see :class:`~vsattn.tasks.loading.Order`.
         num_workers: processes that load batches; 0 loads in this one.
         trainer: arguments of Lightning's ``Trainer``; with ``overfit_batches`` nothing is augmented.
         callbacks: a `Checkpoint` among them decides which weights are tested; without one, the last.
@@ -94,10 +91,18 @@ def train(
         VsattnError: when the loss is not finite.
     """
     arguments = dict(trainer or {})
-    if arguments.get("overfit_batches"):
+    by_heart = arguments.pop("overfit_batches", 0)
+    if by_heart:
         data.augment = None  # what changes each time cannot be learned by heart
+        arguments |= {"limit_train_batches": by_heart, "limit_val_batches": by_heart}
     loaders = make_loaders(
-        task, data, batch_size=batch_size, batch_vectors=batch_vectors, num_workers=num_workers, seed=seed
+        task,
+        data,
+        batch_size=batch_size,
+        batch_vectors=batch_vectors,
+        num_workers=num_workers,
+        seed=seed,
+        shuffle=not by_heart,
     )
     bar = arguments.pop("enable_progress_bar", True) and sys.stdout.isatty()
     own_csv = any(isinstance(logger, CSVLogger) for logger in loggers)
@@ -139,7 +144,7 @@ def train(
 
 
 def test(
-    task: Task, data: Data, loader: DataLoader[Any], fitter: pl.Trainer, arguments: dict[str, Any], *, seed: int
+    task: Task, data: Data, loader: Loader, fitter: pl.Trainer, arguments: dict[str, Any], *, seed: int
 ) -> dict[str, float]:
     """Judge all test items once, on one device, with the weights that the task has now.
 
@@ -159,48 +164,6 @@ def test(
     return task.evaluate(task.remembered, data, seed=seed)
 
 
-def make_loaders(
-    task: Task, data: Data, *, batch_size: int, batch_vectors: int | None = None, num_workers: int, seed: int
-) -> dict[str, DataLoader[Any]]:
-    """Make the loaders of the three splits; only training is shuffled, by its own seeded generator, and augmented.
-
-    Raises:
-        ConfigError: for a batch size below 1, a negative number of workers, or data whose vectors cannot be counted.
-        DataError: for an empty split, or one with items that the task's model cannot take.
-    """
-    if batch_size < 1 or num_workers < 0:
-        raise ConfigError(f"batch_size is at least 1 and num_workers at least 0, not {batch_size} and {num_workers}")
-    if batch_vectors is not None and batch_vectors < 1:
-        raise ConfigError(f"batch_vectors is at least 1, or None for batches of batch_size items, not {batch_vectors}")
-    loaders = {}
-    for split in ("train", "val", "test"):
-        items: Any = getattr(data, split)
-        if not len(items):
-            raise DataError(f"the {split} split of {data.name} is empty")
-        task.check(data, split)
-        training = split == "train"
-        # An order of its own: the loader draws from its generator too, more or less often as it has processes.
-        shuffle = torch.Generator().manual_seed(seed) if training else None
-        batches: dict[str, Any]
-        if batch_vectors is None:
-            # One item alone has no batch statistics.
-            lone_item = len(items) % batch_size == 1 and len(items) > 1 and _has_batch_norm(task)
-            sampler = RandomSampler(items, generator=shuffle) if training else None
-            batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": training and lone_item}
-        else:
-            batches = {"batch_sampler": VectorBatches(task.lengths(data, split), batch_vectors, generator=shuffle)}
-        loaders[split] = DataLoader(
-            Augmented(items, data.augment) if training and data.augment is not None else items,
-            **batches,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            collate_fn=task.collator(training),
-            generator=torch.Generator().manual_seed(seed),
-            pin_memory=torch.cuda.is_available(),
-        )
-    return loaders
-
-
 def make_trainer(
     arguments: dict[str, Any],
     *,
@@ -217,7 +180,8 @@ def make_trainer(
     faults = trainer_faults(arguments)
     if faults:
         raise ConfigError("\n".join(faults))
-    defaults = {"num_sanity_val_steps": 0, "enable_model_summary": False}
+    # Each process takes its own share of a batch, see `loading.Order`.
+    defaults = {"num_sanity_val_steps": 0, "enable_model_summary": False, "use_distributed_sampler": False}
     try:
         return pl.Trainer(
             **{**defaults, **arguments, "enable_progress_bar": enable_progress_bar},
@@ -288,10 +252,6 @@ def plain_errors() -> Iterator[None]:
         if not text.startswith("Caught ") or name not in text:
             raise
         raise type(error)(text.rsplit(name, 1)[1].strip()) from None
-
-
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any("BatchNorm" in type(part).__name__ for part in module.modules())
 
 
 def _measures(row: dict[str, Any]) -> dict[str, float]:

@@ -25,7 +25,8 @@ from vsattn.tasks.data.images import Digits, TensorImages
 from vsattn.tasks.experiment import DEFAULT_THREADS, run
 from vsattn.tasks.image import ImageTask
 from vsattn.tasks.optim import make_optimizer, make_schedule, parameter_groups
-from vsattn.tasks.training import make_loaders, plain_errors, train
+from vsattn.tasks.loading import make_loaders
+from vsattn.tasks.training import plain_errors, train
 
 LIGHTNING = "lightning.pytorch.callbacks."
 
@@ -341,6 +342,8 @@ def test_loaders() -> None:
     order = torch.cat([batch["target"] for batch in batches["train"]])
     assert order.tolist() != [data.train[i][1] for i in range(808)]
     assert torch.cat([b["target"] for b in batches["test"]]).tolist() == [data.test[i][1] for i in range(899)]
+    assert torch.cat([batch["target"] for batch in loaders["train"]]).tolist() == order.tolist()
+    loaders["train"].sampler.set_epoch(1)
     second = torch.cat([batch["target"] for batch in loaders["train"]])
     assert not torch.equal(order, second) and torch.equal(order.sort()[0], second.sort()[0])
     again = make_loaders(made_task(data), data, batch_size=64, num_workers=0, seed=0)["train"]
