@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,14 +20,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from vsattn.checkpoint import payload
-from vsattn.errors import ConfigError, VsattnError
+from vsattn.errors import VsattnError
+from vsattn.depth import keep_frozen
+from vsattn.layers.norms import counted
 from vsattn.tokenizers.base import Tokenizer
 
+from .answering import Answering
 from .data.base import Data
+from .distributed import seen_by_any
 from .optim import make_optimizer, make_schedule
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
+from .resuming import restore_training_state, training_state
 
 Stage = Literal["train", "val"]
 
@@ -61,7 +65,7 @@ class MeanLoss(Metric):
         return self.total / self.weight
 
 
-class Task(pl.LightningModule, ABC):
+class Task(Answering, pl.LightningModule, ABC):
     """Base of all tasks. A new one defines the abstract methods, and `training_loss` and `draw` if it wants.
 
     Args:
@@ -71,6 +75,10 @@ class Task(pl.LightningModule, ABC):
         optimizer: a partial of a torch optimizer; None is AdamW.
         schedule: a partial of a torch schedule, see :mod:`vsattn.tasks.optim`; None keeps the rate.
         recipe: the plain config that the model was built from; kept in checkpoints, which need it to stand alone.
+
+    Attributes:
+        frozen: names of the model's parts that stay in evaluation mode, see :func:`vsattn.depth.freeze`.
+        layer_decay: see :func:`vsattn.tasks.optim.by_layer`.
     """
 
     def __init__(
@@ -89,6 +97,12 @@ class Task(pl.LightningModule, ABC):
         self.train_meters, self.val_meters = self._new_meters(), self._new_meters()
         self.remembered: list[Any] = []
         self._recent: list[tuple[int, int, Tensor]] = []
+        self._resumed: dict[str, Any] | None = None
+        self.layer_decay: float | None = None
+        self.frozen: list[str] = []
+
+    #: Whether a loss that is not a number ends training; a search for the learning rate goes there on purpose.
+    must_be_finite = True
 
     #: The trivial baseline of :meth:`floor`.
     floor_name = ""
@@ -123,6 +137,9 @@ class Task(pl.LightningModule, ABC):
         """Return the mean loss that training minimises; the plain loss unless a task says otherwise."""
         return self.loss(output, batch)
 
+    def teach_plainly(self) -> None:
+        """Neither smooth nor mix the targets from now on: what is to be learned by heart must be the same each time."""
+
     def count(self, batch: dict[str, Tensor]) -> int:
         """Return over how many targets the loss of this batch is a mean."""
         return len(batch["target"])
@@ -149,16 +166,6 @@ class Task(pl.LightningModule, ABC):
         """Return what a run says at its start of data that this model does not look at; "" where it sees all."""
         return ""
 
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Answer for files, in the form that suits the task; each task that can says how.
-
-        Raises:
-            ConfigError: for a task that cannot.
-            DataError: naming a file that cannot be read.
-        """
-        raise ConfigError("this model's task writes no predictions; use vsattn.load(...).predict(items)")
-
     def keep(self, folder: Path, data: Data) -> list[Path]:
         """Write the task's own answers to the test items beside the metrics, and return the files."""
         return []
@@ -177,15 +184,24 @@ class Task(pl.LightningModule, ABC):
         """Return the model's output for a batch."""
         return self.model(batch)
 
+    def train(self, mode: bool = True) -> Task:
+        """Set training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        keep_frozen(self.model, self.frozen)
+        return self
+
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Return the training loss of a batch."""
-        output = self(batch)
+        with counted(IDLE not in batch):
+            output = self(batch)
         loss = self.training_loss(output, batch)
-        self._recent.append((index, self.trainer.global_step, loss.detach()))
+        several = self.trainer.world_size > 1
+        share, shown = self._share(loss, batch) if several else (None, loss.detach())
+        self._recent.append((index, self.trainer.global_step, shown))
         if loss.device.type == "cpu" or len(self._recent) >= CHECK_EVERY:
             self._require_finite()
         self._measure("train", loss, output, batch)
-        return loss if self.trainer.world_size == 1 else loss * self._share(batch)
+        return loss if share is None else loss * share
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         """Measure one validation batch."""
@@ -198,20 +214,48 @@ class Task(pl.LightningModule, ABC):
 
     def results(self, stage: Stage) -> dict[str, float]:
         """Return ``<stage>/loss`` and the metrics over what this epoch has seen so far; nothing if it saw nothing."""
-        meters = self._meters(stage).items()
-        return {f"{stage}/{name}": float(meter.compute()) for name, meter in meters if meter.update_count}
+        meters = self._meters(stage)
+        seen = seen_by_any([meter.update_count for meter in meters.values()], self.device)
+        with warnings.catch_warnings():  # what this process has not seen, another one has
+            warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
+            chosen = [(name, meter) for (name, meter), has in zip(meters.items(), seen, strict=True) if has]
+            return {f"{stage}/{name}": float(meter.compute()) for name, meter in chosen}
+
+    @property
+    def spread(self) -> bool:
+        """Whether each process has only its part of the weights."""
+        return isinstance(self.trainer.strategy, ModelParallelStrategy)
+
+    def configure_model(self) -> None:
+        """Spread the weights over the processes where the strategy asks for that."""
+        if self.spread:
+            from .sharding import shard  # loads much
+
+            shard(self.model)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and the schedule."""
-        optimizer = make_optimizer(self.model, self.optimizer)
+        optimizer = make_optimizer(self.model, self.optimizer, self.layer_decay)
         if self.schedule is None:
             return optimizer
         steps = self.trainer.estimated_stepping_batches
         return {"optimizer": optimizer, "lr_scheduler": make_schedule(optimizer, self.schedule, steps)}  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what :func:`vsattn.load` needs, in plain types."""
+        """Add what :func:`vsattn.load` needs, and what training needs to go on, in plain types."""
+        self._require_finite()
         checkpoint["vsattn"] = payload(self.recipe, self.tokenizer, self.classes)
+        checkpoint["vsattn_training"] = training_state(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep that until training goes on."""
+        self._resumed = checkpoint["vsattn_training"]
+
+    def on_train_start(self) -> None:
+        """Go on with random numbers and measures where the checkpoint was written."""
+        if self._resumed is not None:
+            restore_training_state(self, self._resumed)
+            self._resumed = None
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's measures."""
@@ -253,12 +297,17 @@ class Task(pl.LightningModule, ABC):
         for meter in self._meters(stage).values():
             meter.reset()
 
-    def _share(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return by what a loss is multiplied so that the mean over processes is the mean over all their targets."""
-        own = torch.tensor(0.0 if IDLE in batch else float(self.count(batch)), device=self.device)
+    def _share(self, loss: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what a loss is multiplied by so that the mean over processes is the mean over all their targets.
+
+        Beside it that mean, which is the same in all processes: when it is not finite, all of them end.
+        """
+        count = torch.tensor(0 if IDLE in batch else self.count(batch), device=loss.device)
+        own = torch.stack([count.to(torch.promote_types(loss.dtype, torch.float32)), loss.detach() * count])
         total = own.clone()
         torch.distributed.all_reduce(total)
-        return own * self.trainer.world_size / total
+        total[0].clamp_(min=1)
+        return own[0] * self.trainer.world_size / total[0], total[1] / total[0]
 
     def _measure(self, stage: Stage, loss: Tensor, output: Tensor, batch: dict[str, Tensor]) -> None:
         if IDLE in batch:
@@ -268,7 +317,7 @@ class Task(pl.LightningModule, ABC):
         self.measure(meters, output.detach(), batch)
 
     def _require_finite(self) -> None:
-        if not self._recent:
+        if not self._recent or not self.must_be_finite:
             return
         values = torch.stack([loss for _, _, loss in self._recent])
         if not bool(values.isfinite().all()):
@@ -280,9 +329,6 @@ class Task(pl.LightningModule, ABC):
     def _lost(self, kind: str, value: float, step: int) -> str:
         """Say that the loss is not a number, and where the last good weights are."""
         saver = self.trainer.checkpoint_callback
-        for callback in self.trainer.checkpoint_callbacks:
-            if hasattr(callback, "save_on_exception"):
-                callback.save_on_exception = False  # or the bad weights would replace the good ones
         good = getattr(saver, "best_model_path", "") or getattr(saver, "last_model_path", "")
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
         return (

@@ -1,76 +1,20 @@
-"""What happens beside training: the table of epochs, one line or one bar an epoch, and the two checkpoints."""
+"""What happens beside training: the two checkpoints, and averages of the weights."""
 
 from __future__ import annotations
 
-import csv
+import shlex
+import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
-from vsattn.errors import ConfigError
+from vsattn.errors import ConfigError, Stopped
 
-from .base import Task
-
-Row = dict[str, Any]
-
-
-class EpochTable(Callback):
-    """Keeps one row of measures an epoch, writes it to a CSV file, and hands it to ``show``.
-
-    Args:
-        path: the file, written anew when a column appears, otherwise appended to; None writes none.
-        show: called with the row and the number of epochs (-1: no end).
-    """
-
-    def __init__(self, path: Path | None, *, show: Callable[[Row, int], None] | None = None) -> None:
-        self.path, self.show = path, show
-        self.rows: list[Row] = []
-        self._val: Row = {}
-        self._began = 0.0
-        self._columns: list[str] = []
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the epoch's clock."""
-        self._began, self._val = time.perf_counter(), {}
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the validation measures, which come before the end of the training epoch."""
-        assert isinstance(pl_module, Task)
-        self._val = pl_module.results("val")
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Complete the row."""
-        assert isinstance(pl_module, Task)
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "step": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None,
-            **pl_module.results("train"),
-            **self._val,
-            "seconds": time.perf_counter() - self._began,
-        }
-        self.rows.append(row)
-        if trainer.is_global_zero:
-            if self.path is not None:
-                self._write(self.path)
-            if self.show is not None:
-                self.show(row, trainer.max_epochs or -1)
-
-    def _write(self, path: Path) -> None:
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        columns.sort(key="seconds".__eq__)
-        fresh = len(self.rows) == 1 or set(columns) != set(self._columns)
-        self._columns = columns if fresh else self._columns
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w" if fresh else "a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if fresh:
-                writer.writeheader()
-            writer.writerows(self.rows if fresh else self.rows[-1:])
+from .stopping import StopRequest
 
 
 def is_trial(trainer: pl.Trainer) -> bool:
@@ -78,59 +22,23 @@ def is_trial(trainer: pl.Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
-def print_row(row: Row, epochs: int) -> None:
-    """Print one epoch as one line: its number, every train and val measure, and the seconds."""
-    number = f"{row['epoch']:>{len(str(epochs))}}/{epochs}" if epochs > 0 else str(row["epoch"])
-    parts = [f"epoch {number}"]
-    for stage in ("train", "val"):
-        measures = [f"{key.split('/', 1)[1]} {value:.4f}" for key, value in row.items() if key.startswith(f"{stage}/")]
-        parts.append(f"{stage} " + (" ".join(measures) or "-"))
-    print("  ".join([*parts, f"{row['seconds']:.1f} s"]), flush=True)
-
-
-class EpochBar(RichProgressBar):
-    """Lightning's Rich bar for the epoch in progress, with its loss and metrics so far; finished epochs are lines.
-
-    Args:
-        every: seconds between two looks at the measures.
-    """
-
-    def __init__(self, *, every: float = 0.25) -> None:
-        super().__init__(refresh_rate=1, leave=False)
-        self._every, self._next = every, 0.0
-        self._shown: dict[str, Any] = {}
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return what stands at the end of the bar."""
-        if trainer.world_size > 1:  # computing them waits for the other ranks, which draw no bar
-            return {}
-        now = time.perf_counter()
-        if isinstance(pl_module, Task) and now >= self._next:
-            self._next = now + self._every
-            self._shown = {k.split("/", 1)[1]: f"{v:.4f}" for k, v in pl_module.results("train").items()}
-        return dict(self._shown)
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        epochs = self.trainer.max_epochs or -1
-        return f"epoch {current_epoch + 1}" + (f"/{epochs}" if epochs > 0 else "")
-
-
 class Checkpoints(ModelCheckpoint):
-    """Two files: ``best.ckpt`` by a validation measure, and ``last.ckpt`` of the last epoch that ended.
+    """Two files: ``best.ckpt`` by a validation measure, and ``last.ckpt``, from which training can go on.
 
-    Lightning's own ``save_last`` renews the last one only when the best one changes, and with
-    ``save_on_exception`` it would overwrite the best one by the weights of the moment. Here both keep their meaning.
-    The weights that were validated are the ones in ``best.ckpt``, averaged weights included.
+    Lightning's own ``save_last`` renews the last one only when the best one changes. Here both keep their meaning.
+    The weights that were validated are the ones in ``best.ckpt``, averaged weights included. ``last.ckpt`` is written
+    after an epoch, or between two batches of a long one, and never when something has failed: what was written before
+    is the last good one. Each file takes its place when it is complete.
 
     Args:
         dirpath: the folder.
         monitor: a measure of every validation, such as ``val/loss`` or ``val/accuracy``.
         mode: whether it should be small or large.
         save_last: keep ``last.ckpt``.
-        last_every: seconds that must pass before it is written again, since an epoch may be shorter than the writing;
-            the last epoch of all is always written.
-        save_on_exception: write ``last.ckpt`` also when training is interrupted, but not when the loss was not finite.
-        save_weights_only: leave out the optimizer's state, with which training could go on.
+        last_every: seconds that must pass before it is written again after an epoch, since an epoch may be shorter
+            than the writing; the last epoch of all is always written.
+        within_epoch_every: seconds after which it is written within an epoch too.
+        save_weights_only: leave out the optimizer's state, without which training cannot go on.
     """
 
     def __init__(
@@ -141,7 +49,7 @@ class Checkpoints(ModelCheckpoint):
         mode: Literal["min", "max"] = "min",
         save_last: bool = True,
         last_every: float = 10.0,
-        save_on_exception: bool = True,
+        within_epoch_every: float = 600.0,
         save_weights_only: bool = False,
     ) -> None:
         super().__init__(
@@ -149,34 +57,101 @@ class Checkpoints(ModelCheckpoint):
             filename="best",
             monitor=monitor,
             mode=mode,
-            save_on_exception=save_on_exception,
             save_weights_only=save_weights_only,
             auto_insert_metric_name=False,
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
-        self.keep_last, self.last_every, self._written = save_last, last_every, 0.0
+        self.keep_last, self.last_every, self.within_epoch_every = save_last, last_every, within_epoch_every
+        self._written = -last_every
+        self.request = StopRequest()
+        self.stopped = self.past_its_end = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and whether training had come to its end before the last epoch."""
+        return {**super().state_dict(), "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over that state."""
+        super().load_state_dict(state_dict)
+        self.stopped = state_dict.get("stopped", False)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once what early stopping or a time limit had ended before, unless it is to go on all the same."""
+        trainer.should_stop = trainer.should_stop or (self.stopped and not self.past_its_end)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to signals, in the place of Lightning, which would end with exit code 0 after SIGTERM."""
+        super().on_train_start(trainer, pl_module)
+        self._written = time.monotonic() - self.last_every
+        if self._resumable(trainer):
+            self.request.listen(speaks=trainer.is_global_zero)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Renew ``last.ckpt`` within a long epoch, and end here when asked to."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self._resumable(trainer) or not between_batches(trainer):
+            return
+        asked, late = self._agreed(trainer, self.within_epoch_every)
+        if asked or late:
+            self._save_last(trainer)
+        self._stop(trainer, asked)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Renew ``last.ckpt``."""
+        """Renew ``last.ckpt``, and end here when asked to."""
         super().on_train_epoch_end(trainer, pl_module)
         epochs_done = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
         steps_done = 0 < trainer.max_steps <= trainer.global_step
-        if epochs_done or steps_done or trainer.should_stop or time.monotonic() - self._written >= self.last_every:
+        self.stopped = trainer.should_stop
+        over = epochs_done or steps_done or self.stopped
+        asked, late = self._agreed(trainer, self.last_every)
+        if over or asked or late:
             self._save_last(trainer)
+        if not over:
+            self._stop(trainer, asked)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Renew ``last.ckpt`` when training is interrupted, so that it can go on."""
-        if self.save_on_exception and self.keep_last and trainer.training:
-            self._save_last(trainer)
-            if trainer.is_global_zero and self.last_model_path:
-                print(f"interrupted; the weights of this moment are in {self.last_model_path}", flush=True)
+    def stop_if_asked(self, trainer: pl.Trainer) -> None:
+        """Raise `Stopped` when a signal came as training ended by itself: testing is left."""
+        self._stop(trainer, self.request.number)
+
+    def _agreed(self, trainer: pl.Trainer, every: float) -> tuple[int, bool]:
+        """Return the signal that was heard, and whether so many seconds have passed: the same in all processes."""
+        late = time.monotonic() - self._written >= every
+        if trainer.world_size > 1:
+            told = torch.tensor([self.request.number, late], device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            self.request.number, late = told.tolist()
+        return self.request.number, bool(late)
+
+    def _stop(self, trainer: pl.Trainer, asked: int) -> None:
+        if asked and self._resumable(trainer):
+            word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[signal.Signals(asked)]
+            folder = Path(self.last_model_path).parent.parent
+            raise Stopped(
+                f"{word} in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}; "
+                f"to go on: python -m vsattn.run resume={shlex.quote(str(folder))}",
+                asked,
+            )
+
+    def _resumable(self, trainer: pl.Trainer) -> bool:
+        return self.keep_last and not self.save_weights_only and self.dirpath is not None and not is_trial(trainer)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         if self.keep_last and not is_trial(trainer) and self.dirpath is not None:
             self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
             trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
             self._written = time.monotonic()
+
+
+def between_batches(trainer: pl.Trainer) -> bool:
+    """Tell whether training could go on from here, at the end of a batch: steps are made, and no validation is due."""
+    loop = trainer.fit_loop
+    ends = loop.epoch_loop.batch_progress.is_last_batch or loop.epoch_loop._num_ready_batches_reached()
+    waits = loop._should_accumulate() or trainer.should_stop
+    validates = loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return not (ends or waits or validates)
 
 
 class AverageLast(WeightAveraging):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ from vsattn.scores import Score
 from vsattn.structure import Structure
 from vsattn.tokenizers.base import Tokenizer
 
+from . import finetune
 from .base import Task
 from .data.base import Data
+from .distributed import strategy_faults
 from .optim import make_optimizer, make_schedule
 
 _SIZES = ("dim", "num_classes", "grid", "max_length", "dimensions")
@@ -53,6 +56,8 @@ NAMED_PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "callbacks": (Callback, ("dirpath",)),
     "logger": (Logger, ("save_dir",)),
 }
+#: Loggers whose packages are extras of the same name.
+PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 #: Whole numbers and the least that each may be; None where null will do.
 NUMBERS: dict[str, tuple[int, bool]] = {
     "seed": (0, False),
@@ -61,6 +66,23 @@ NUMBERS: dict[str, tuple[int, bool]] = {
     "batch_size": (1, False),
     "batch_vectors": (1, True),
     "num_workers": (0, False),
+}
+#: Whole numbers that the machine sets a bound to: more processes or threads would only stop it.
+MOST = {"num_workers": 256, "num_threads": 1024}
+#: The least of numbers that Lightning's callbacks take unchecked.
+LEAST = {"patience": 0, "update_every_n_steps": 1, "update_starting_at_step": 0, "update_starting_at_epoch": 0}
+#: The least of arguments that Lightning's Trainer takes unchecked, and whether that itself is too little.
+TRAINER_LEAST = {
+    "limit_train_batches": (0, True),
+    "limit_val_batches": (0, True),
+    "limit_test_batches": (0, True),
+    "accumulate_grad_batches": (1, False),
+    "check_val_every_n_epoch": (1, False),
+    "log_every_n_steps": (0, False),
+    "num_sanity_val_steps": (-1, False),
+    "min_epochs": (0, False),
+    "min_steps": (0, False),
+    "gradient_clip_val": (0, False),
 }
 #: Parts that a run makes only later, with sizes that are not known yet.
 _FACTORIES = ("score", "relation", "rotary", "norm", "optimizer", "schedule")
@@ -72,9 +94,10 @@ def faults(config: dict[str, Any]) -> list[str]:
 
     A part that is not in the config at all is not judged.
     """
-    known = {*PARTS, *NAMED_PARTS, *NUMBERS, "trainer", "paths", "compare"}
+    known = {*PARTS, *NAMED_PARTS, *NUMBERS, "trainer", "paths", "compare", *finetune.SETTINGS}
     found = [f"{key}: there is no such setting; {nearest(key, known)}" for key in config if key not in known]
     found += [fault for name in NUMBERS if name in config and (fault := _number_fault(name, config[name]))]
+    found += finetune.faults(config)
     seen: list[str] = []
     for name, (slot, given, optional) in PARTS.items():
         part = config.get(name)
@@ -89,6 +112,7 @@ def faults(config: dict[str, Any]) -> list[str]:
     for group, (slot, given) in NAMED_PARTS.items():
         for name, part in (config.get(group) or {}).items():
             found += [] if part is None else check(part, slot, path=f"{group}.{name}", injected=given)
+            found += _least_faults(part, f"{group}.{name}") + _package_faults(part, f"{group}.{name}")
     found += trainer_faults(config["trainer"]) if "trainer" in config else []
     if config.get("optimizer") and not any(line.startswith(("optimizer", "schedule")) for line in found):
         found += _optimizer_faults(config["optimizer"], config.get("schedule"))
@@ -106,13 +130,18 @@ def trainer_faults(settings: Any) -> list[str]:
             found.append(f"trainer.{key}: the run sets this itself; use the groups callbacks and logger")
         elif key not in parameters:
             found.append(f"trainer.{key}: {unknown(key, parameters, 'Trainer')}")
-        elif key == "devices" and value not in (1, "1", "auto") and not (isinstance(value, list) and len(value) == 1):
-            found.append(f"trainer.devices: a run trains on one device so far; use 1 or [NUMBER], not {value!r}")
+        elif key in ("strategy", "plugins"):
+            continue
         elif key == "max_time" and isinstance(value, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):
             found.append(f"trainer.max_time: is days:hours:minutes:seconds, such as 00:00:10:00, not {value!r}")
         elif not signatures.fits(value, hints.get(key, Any)):
             found.append(f"trainer.{key}: {signatures.describe(hints[key])} is expected, not {value!r}")
-    return found
+        elif key in TRAINER_LEAST and value is not None:
+            least, above = TRAINER_LEAST[key]
+            if value < least or (above and value == least):
+                bound = f"{'above' if above else 'from'} {least}"
+                found.append(f"trainer.{key}: a number {bound} is expected, not {value}")
+    return found + strategy_faults(settings)
 
 
 def _optimizer_faults(optimizer: dict[str, Any], schedule: dict[str, Any] | None) -> list[str]:
@@ -135,13 +164,32 @@ def _prefix_fault(line: str) -> str:
     return f"{start}, and head=cls reads a prefix vector; choose head=mean or head=attention with this encoder"
 
 
+def _package_faults(part: Any, path: str) -> list[str]:
+    """Return a fault for a logger whose package is not installed, which its class says only when it is made."""
+    package = PACKAGES.get(str((part or {}).get("_target_", "")).rsplit(".", 1)[-1]) if isinstance(part, dict) else None
+    if package is None or find_spec(package) is not None:
+        return []
+    return [f"{path}: needs the package {package}; pip install 'vsattn[{package}]'"]
+
+
 def _number_fault(name: str, value: Any) -> str:
     least, optional = NUMBERS[name]
     if value is None and optional:
         return ""
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**32:
+    most = MOST.get(name, 2**32 - 1)
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return ""
-    return f"{name}: a whole number of at least {least}{' or null' if optional else ''} is expected, not {value!r}"
+    bounds = f"from {least} to {most:,}" if isinstance(value, int) and value > most else f"of at least {least}"
+    return f"{name}: a whole number {bounds}{' or null' if optional else ''} is expected, not {value!r}"
+
+
+def _least_faults(part: Any, path: str) -> list[str]:
+    given = part if isinstance(part, dict) else {}
+    return [
+        f"{path}.{key}: a whole number of at least {least} is expected, not {given[key]}"
+        for key, least in LEAST.items()
+        if isinstance(given.get(key), int) and given[key] < least
+    ]
 
 
 def _factory_fault(name: str, part: Any) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,10 +22,14 @@ from vsattn.tokenizers.base import Tokenizer
 
 from .base import Task
 from .data.base import Data
-from .report import classification
+from .plots import confusion
+from .report import classification, linear_floor
 
 #: The target of a vector that has no label, or whose label is not to be looked at.
 IGNORED = -100
+
+#: Logistic regression learns from so many items at most.
+FLOOR_ITEMS = 5000
 
 
 class Collate:
@@ -59,6 +65,9 @@ class ClassificationTask(Task):
         DataError: for fewer than two classes.
     """
 
+    floor_name = "logistic regression on a summary of each item"
+    formats: tuple[str, ...] = ("csv", "tsv", "table", "jsonl")
+    tells_classes = True
     #: Whether the task learns and finds the labels of a sequence together, as `CrfHead` needs.
     trains_crf = False
 
@@ -94,6 +103,10 @@ class ClassificationTask(Task):
     def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross-entropy with label smoothing."""
         return self.cross_entropy(output, batch["target"], self.label_smoothing)
+
+    def teach_plainly(self) -> None:
+        """Smooth no label."""
+        self.label_smoothing = 0.0
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean over labelled vectors (or sets) of the cross-entropy; 0 where none is labelled.
@@ -143,6 +156,24 @@ class ClassificationTask(Task):
         loss = F.cross_entropy(logits.double(), targets)
         scores = classification(targets.numpy(), logits.argmax(-1).numpy(), self.classes, seed=seed)
         return {"test/loss": float(loss), **scores}
+
+    def floor(self, data: Data) -> np.ndarray | None:
+        """Judge logistic regression on the figures by which the tokenizer sums up an item; None where it does not."""
+        item, target = data.train[0]
+        if self.tokenizer.summary(item) is None or torch.as_tensor(target).ndim:
+            return None
+        every = max(1, -(-len(data.train) // FLOOR_ITEMS))
+        parts = []
+        for split, step in ((data.train, every), (data.test, 1)):
+            pairs = [split[i] for i in range(0, len(split), step)]
+            parts += [np.array([self.tokenizer.summary(item) for item, _ in pairs])]
+            parts += [np.array([target for _, target in pairs])]
+        return linear_floor(*parts)
+
+    def draw(self, folder: Path, data: Data) -> list[Path]:
+        """Draw the confusion matrix."""
+        logits, targets = joined(self.remembered)
+        return [confusion(targets.numpy(), logits.argmax(-1).numpy(), self.classes, folder / "confusion.png")]
 
 
 def joined(remembered: list[Any]) -> tuple[Tensor, Tensor]:

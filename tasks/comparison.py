@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .plots import TRAIN, VAL, save_figure
+from .plots import TRAIN, VAL, save_figure, shorten
 from .report import aligned, environment
 
 #: What is reported of each run beside its metrics.
@@ -56,15 +56,26 @@ def report(rows: list[dict[str, Any]], metrics: Sequence[str], folder: Path, *, 
     print(f"\ncomparison.md, comparison.json, comparison.png and every run lie in {folder}", flush=True)
 
 
-def table(rows: list[dict[str, Any]], metrics: Sequence[str]) -> list[list[str]]:
-    """Return heading and lines: mean ± standard deviation of each metric in per cent, then mean costs and runs."""
-    lines = [["model", *map(_label, metrics), *COSTS, "runs"]]
+def table(
+    rows: Sequence[dict[str, Any]],
+    metrics: Sequence[str],
+    keys: Sequence[str] = ("model",),
+    costs: Sequence[str] = tuple(COSTS),
+) -> list[list[str]]:
+    """Return heading and lines: what was run, mean ± standard deviation of each metric, mean costs and runs.
+
+    Shares are in per cent. The best run of the last metric has a column where there are several runs of one kind.
+    """
+    several = any(len(row.get(name, [])) > 1 for row in rows for name in metrics) and tuple(keys) != ("model",)
+    topped = metrics[-1:] if several else ()
+    lines = [[*keys, *map(label, metrics), *(f"best {label(name)}" for name in topped), *costs, "runs"]]
     for row in rows:
-        shares = [_spread([_factor(name) * value for value in row.get(name, [])]) for name in metrics]
-        costs = [f"{statistics.fmean(row[name]):,.0f}" if row.get(name) else "" for name in COSTS]
+        shares = [_spread(row.get(name, []), name) for name in metrics]
+        top = [_spread([best(row[name], name)] if row[name] else [], name) for name in topped]
+        spent = [f"{statistics.fmean(row[name]):,.0f}" if row.get(name) else "" for name in costs]
         runs = str(len(row["seconds"])) if "parameters" in row else ""
         failed = f" (failed: {', '.join(map(str, row['failed']))})" if row["failed"] else ""
-        lines.append([row["model"], *shares, *costs, runs + failed])
+        lines.append([*(str(row[key]) for key in keys), *shares, *top, *spent, runs + failed])
     return lines
 
 
@@ -74,7 +85,7 @@ def picture(rows: list[dict[str, Any]], metric: str, path: Path) -> Path:
 
     models = [row for row in rows if "parameters" in row and row[metric]]
     floors = [row for row in rows if "parameters" not in row and metric in row]
-    panels = [metric, *(name for name in COSTS if any(row[name] for row in models))]
+    panels = [metric, *(name for name in COSTS if any(row.get(name) for row in models))]
     figure = Figure(figsize=(4.2 + 2.6 * len(panels), 1.6 + 0.42 * len(models)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[2.0] + [1.0] * (len(panels) - 1))[
         0
@@ -82,35 +93,43 @@ def picture(rows: list[dict[str, Any]], metric: str, path: Path) -> Path:
     places = list(range(len(models)))[::-1]
     for axis, name in zip(axes, panels, strict=True):
         for place, row in zip(places, models, strict=True):
-            values = [_factor(name) * value if name == metric else value for value in row[name]]
+            values = [factor(name) * value if name == metric else value for value in row.get(name, [])]
             if name == metric:
                 axis.plot(values, [place] * len(values), "o", color=TRAIN, alpha=0.6)
                 axis.plot([statistics.fmean(values)] * 2, [place - 0.3, place + 0.3], color=TRAIN, linewidth=2)
             elif values:
                 axis.barh(place, statistics.fmean(values), height=0.6, color=TRAIN, alpha=0.8)
-        axis.set_xlabel(_label(name) if name == metric else name)
+        axis.set_xlabel(label(name) if name == metric else name)
         axis.grid(axis="x", alpha=0.3)
         axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
     for row in floors:
-        axes[0].axvline(_factor(metric) * row[metric][0], color=VAL, linestyle="--", label=row["model"])
+        axes[0].axvline(factor(metric) * row[metric][0], color=VAL, linestyle="--", label=row["model"])
         axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=9)
-    axes[0].set_yticks(places, [row["model"] for row in models])
+    axes[0].set_yticks(places, [shorten(row["model"], 60) for row in models])
     axes[0].set_ylim(-0.6, len(models) - 0.4)
     return save_figure(figure, path)
 
 
-def _factor(metric: str) -> int:
+def factor(metric: str) -> int:
     """Shares are shown in per cent, a loss is in nats, a number of words a number."""
     return 100 if any(part in metric for part in ("accuracy", "exact", "f1", "precision", "recall", "wer")) else 1
 
 
-def _label(metric: str) -> str:
-    return metric.removeprefix("test/").replace("_", " ") + (" %" if _factor(metric) == 100 else "")
+def label(metric: str) -> str:
+    """Return a metric's name for readers, with its unit."""
+    return metric.removeprefix("test/").replace("_", " ").replace("/", " ") + (" %" if factor(metric) == 100 else "")
 
 
-def _spread(values: list[float]) -> str:
+def best(values: Sequence[float], metric: str) -> float:
+    """Return the smallest of losses and error rates, and the largest of anything else."""
+    return min(values) if any(part in metric for part in ("loss", "wer", "error", "perplexity")) else max(values)
+
+
+def _spread(values: Sequence[float], metric: str) -> str:
+    """Return mean ± standard deviation: shares in per cent, losses with four digits."""
     if not values:
         return ""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"
+    shown, digits = [factor(metric) * value for value in values], 4 if "loss" in metric else 2
+    deviation = f" ± {statistics.stdev(shown):.{digits}f}" if len(shown) > 1 else ""
+    return f"{statistics.fmean(shown):.{digits}f}{deviation}"

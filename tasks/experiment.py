@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,22 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vsattn.build import build
 from vsattn.checkpoint import plain
-from vsattn.errors import ConfigError
+from vsattn.environment import variable
+from vsattn.errors import ConfigError, DataError
 from vsattn.model import build_model
 from vsattn.tokenizers.base import Tokenizer
 
 from .base import Task
+from .callbacks import Checkpoints
+from .card import write_card
 from .checks import faults as find_faults
+from .cluster import folder_of_first, proceed, rank, restarted, unfinished, waits
 from .data.base import Data
+from .finetune import find_origin, first_tokenizer, start
 from .plots import curves
 from .report import bootstrap, environment, peak_memory, show_tables, write_metrics
-from .training import Result, train
+from .resuming import resumable
+from .training import Result, train, written
 
 #: What a config must say; the rest may be left out.
 REQUIRED = ("seed", "dim", "batch_size", "task", "data", "tokenizer", "encoder", "head", "trainer")
@@ -38,49 +47,89 @@ DEFAULT_THREADS = torch.get_num_threads()
 FIT_ITEMS = 5000
 
 
-def run(config: dict[str, Any], folder: str | Path, *, started: float | None = None) -> Result:
+def run(
+    config: dict[str, Any],
+    folder: str | Path,
+    *,
+    started: float | None = None,
+    resume: str | Path | None = None,
+    past_its_end: bool = False,
+) -> Result:
     """Run one experiment and write everything about it into ``folder``.
 
     Args:
         config: plain and resolved; the shipped ``conf`` shows every key.
-        folder: made if need be; it must not hold an earlier run.
+        folder: made if need be; it must not hold an earlier run, unless that is to go on.
         started: `time.time()` when the process began, from which ``wall_seconds`` counts.
+        resume: the ``last.ckpt`` of an earlier run in the same folder, which goes on from there.
+        past_its_end: train on even where early stopping or a time limit had ended that run.
 
     Raises:
         ConfigError: before training, naming all faults of the config at once.
-        DataError: for data that are missing or cannot be read.
-        VsattnError: when the loss is not finite.
+        CheckpointError: for a checkpoint that training cannot go on from.
+        DataError: for data that are missing, cannot be read, or are others than before.
+        Stopped: when asked to end by a signal; the message says how to go on.
+        VsattnError: when the loss is not finite, or nothing can be written.
     """
     started = time.time() if started is None else started
     config, folder = plain(config), Path(folder)
+    settings = config["trainer"] if isinstance(config.get("trainer"), dict) else {}
+    first = rank(settings) == 0
+    if waits(settings):
+        folder = Path(folder_of_first())
     faults = [f"{name}: the config has none" for name in REQUIRED if config.get(name) is None] or find_faults(config)
     if faults:
         raise ConfigError("\n".join(faults))
     prepare(config)
-    if (folder / "config.yaml").exists():
-        raise ConfigError(f"{folder} holds an earlier run (config.yaml is there); choose another folder")
+    resume = resume or unfinished(folder)
+    if resume is None and (folder / "config.yaml").exists() and first and not restarted():
+        raise ConfigError(
+            f"{folder} holds an earlier run (config.yaml is there); choose another folder, or resume={folder}"
+        )
+    before = None if resume is None else resumable(resume)
+    origin = find_origin(config) if before is None else None
     data: Data = build(config["data"], Data, path="data")
     data.setup(config["seed"])
-    tokenizer: Tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").fit(data.fit_items(FIT_ITEMS))
+    tokenizer: Tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer")
+    if before is None:
+        tokenizer = first_tokenizer(tokenizer, config, origin, data.fit_items(FIT_ITEMS))
+    else:
+        tokenizer.load_state(before["vsattn"]["tokenizer_state"])
     task = make_task(config, data, tokenizer)
-    announce(config, folder, task, data)
-    folder.mkdir(parents=True, exist_ok=True)
+    if before is not None and task.classes != before["vsattn"]["classes"]:
+        raise DataError(f"the data have changed: {data.name} has other classes than the run in {folder} had")
+    with contextlib.redirect_stdout(sys.stdout if first else io.StringIO()):
+        lines = start(task, origin, config, data)
+        lines |= {} if before is None else {"resuming": f"after step {before['global_step']}"}
+        announce(config, folder, task, data, lines)
+    callbacks = parts(config.get("callbacks"), Callback, "callbacks", dirpath=str(folder / "checkpoints"))
+    for callback in callbacks if past_its_end else ():
+        if isinstance(callback, Checkpoints):
+            callback.past_its_end = True
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
-    result = train(
-        task,
-        data,
-        folder=folder,
-        batch_size=config["batch_size"],
-        batch_vectors=config.get("batch_vectors"),
-        num_workers=config.get("num_workers", 0),
-        trainer=config["trainer"],
-        callbacks=parts(config.get("callbacks"), Callback, "callbacks", dirpath=str(folder / "checkpoints")),
-        loggers=parts(config.get("logger"), Logger, "logger", save_dir=str(folder)),
-        seed=config["seed"],
-    )
+    if first:
+        with written():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(text, encoding="utf-8")
+        proceed(settings, folder)
+    threads = config.get("num_threads")  # without a number, several processes share the cores
+    with variable("OMP_NUM_THREADS", str(threads)) if threads else contextlib.nullcontext():
+        result = train(
+            task,
+            data,
+            folder=folder,
+            batch_size=config["batch_size"],
+            batch_vectors=config.get("batch_vectors"),
+            num_workers=config.get("num_workers", 0),
+            trainer=settings,
+            callbacks=callbacks,
+            loggers=parts(config.get("logger"), Logger, "logger", save_dir=str(folder)),
+            seed=config["seed"],
+            resume=resume,
+        )
     if result.trainer.is_global_zero:
-        report(result, config, started)
+        with written():
+            report(result, config, started)
     return result
 
 
@@ -112,8 +161,14 @@ def parts(group: dict[str, Any] | None, slot: type, path: str, **injected: Any) 
     return [build(part, slot, path=f"{path}.{name}", **injected) for name, part in named if part is not None]
 
 
-def announce(config: dict[str, Any], folder: Path, task: Task, data: Data) -> None:
-    """Send two items through the model, so that what does not fit shows now, and print what will be done."""
+def announce(
+    config: dict[str, Any], folder: Path, task: Task, data: Data, weights: dict[str, str] | None = None
+) -> None:
+    """Send two items through the model, so that what does not fit shows now, and print what will be done.
+
+    Args:
+        weights: lines about those that the model starts from.
+    """
     pairs = [data.train[i] for i in range(min(2, len(data.train)))]
     batch = task.collate(pairs)
     task.eval()
@@ -141,6 +196,7 @@ def announce(config: dict[str, Any], folder: Path, task: Task, data: Data) -> No
         "folder": str(folder),
     }
     lines |= {"note": unused} if unused else {}
+    lines |= weights or {}
     for name, text in lines.items():
         print(f"{name:9} {text}", flush=True)
 
@@ -182,6 +238,10 @@ def report(result: Result, config: dict[str, Any], started: float) -> None:
     task, folder, metrics = result.task, result.folder, result.metrics
     metrics["peak_memory_mb"] = peak_memory(result.trainer.strategy.root_device)
     metrics["parameters"] = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    if frozen := sum(p.numel() for p in task.model.parameters() if not p.requires_grad):
+        metrics["parameters_frozen"] = frozen
+    metrics["data/name"] = result.data.name
+    metrics |= {f"data/{split}": len(getattr(result.data, split)) for split in ("train", "val", "test")}
     metrics["seed"] = config["seed"]
     metrics["device"] = str(result.trainer.strategy.root_device)
     metrics |= environment()
@@ -194,8 +254,9 @@ def report(result: Result, config: dict[str, Any], started: float) -> None:
     show_tables(metrics)
     metrics["wall_seconds"] = time.time() - started
     write_metrics(metrics, folder / "metrics.json")
+    write_card(folder)
     print(f"\n{metrics['wall_seconds']:.1f} s in all, {metrics['epochs']} epochs; everything lies in {folder}:")
-    own = [file.name for file in kept]
+    own = ["MODEL_CARD.md", *(file.name for file in kept)]
     for path in ("config.yaml", "metrics.json", "metrics.csv", *own, "checkpoints", "plots", "tensorboard"):
         if (folder / path).exists():
             inside = sorted(p.name for p in (folder / path).iterdir()) if (folder / path).is_dir() else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,13 +16,9 @@ from vsattn.tokenizers.base import Tokenizer
 
 from .classification import ClassificationTask, Collate, joined
 from .data.base import Data
-from .data.folders import listed
 from .data.images import EXTENSIONS
 from .plots import confusion, save_figure, shorten, shown
 from .report import linear_floor
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
 
 #: Pictures in the drawn grid, and how many of them may be wrong ones.
 SHOWN, SHOWN_WRONG = 40, 20
@@ -59,6 +55,7 @@ class ImageTask(ClassificationTask):
     """
 
     floor_name = "logistic regression on pixels"
+    extensions = EXTENSIONS
 
     def __init__(
         self,
@@ -86,6 +83,11 @@ class ImageTask(ClassificationTask):
         )
         self.mixup, self.cutmix = mixup, cutmix
 
+    def teach_plainly(self) -> None:
+        """Smooth no label, and mix no pictures."""
+        super().teach_plainly()
+        self.mixup = self.cutmix = 0.0
+
     def collator(self, train: bool) -> Collate:
         """Return the function that batches; in training it mixes pictures if asked to."""
         if not (train and (self.mixup or self.cutmix)):
@@ -107,13 +109,6 @@ class ImageTask(ClassificationTask):
     def _pixels(self, pairs: list[Any]) -> tuple[np.ndarray, np.ndarray]:
         batch = Collate(self.tokenizer)(pairs)
         return batch["image"].flatten(1).numpy() / 255, batch["target"].numpy()
-
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Write a line a picture, ``path``, ``label``, ``probability``, separated by tabs; folders are searched."""
-        paths = listed(inputs, EXTENSIONS)
-        for path, answer in zip(paths, predictor.predict(paths), strict=True):
-            print(path, answer.label, f"{answer.probability:.4f}", sep="\t", file=out)
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
         """Draw the confusion matrix and a grid of test pictures with predictions."""

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torchmetrics import Metric
 
+from vsattn.answers import Record
 from vsattn.build import parameters_of, resolve
 from vsattn.crf import CrfHead
+from vsattn.predictor import Predictor
 
+from .answering import labelled
 from .classification import IGNORED, ClassificationTask
 from .data.base import Data
 from .data.columns import entity_scores
-from .data.conllu import Sentence, new_sentence, read_conllu, read_lines
-from .data.python_source import MAX_LENGTH, sentences_of
+from .data.python_source import MAX_LENGTH
+from .inputs import Question
 from .plots import confusion
 from .report import bootstrap, classification
+from .sentences import Place, each_sentence
 from .words_plots import Row, choose, draw_sentences, two_ways
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
 
 
 class LabelingTask(ClassificationTask):
@@ -36,6 +36,7 @@ class LabelingTask(ClassificationTask):
     """
 
     floor_name = "most frequent label of each word"
+    formats = ("conllu", "jsonl", "csv", "tsv", "table")
     trains_crf = True
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
@@ -116,35 +117,33 @@ class LabelingTask(ClassificationTask):
         files.append(draw_sentences(choose(rows, pair), title, folder, marked=pair.word if pair else None))
         return files
 
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Write CoNLL-U: a CoNLL-U file (``.conllu``) as it is but for the predicted column, or a new one of words.
-
-        Other files are read as text, one sentence a line with spaces between the words; Python sources (``.py``) as
-        tokens. Labels that have no column of their own are written into MISC, as ``Label=...``. A spelling that got two
-        labels is shown on standard error.
-
-        Raises:
-            DataError: naming a file that cannot be read, and the line.
-        """
+    @classmethod
+    def questions(cls, predictor: Predictor, inputs: Sequence[Path] | None) -> Iterator[Question]:
+        """Yield sentences, see :func:`~vsattn.tasks.sentences.each_sentence`."""
         settings = predictor.config.get("data", {})
         parameters = parameters_of(resolve(settings["_target_"])) if settings else {}
         known = {name: settings.get(name, parameter.default) for name, parameter in parameters.items()}
-        column = known.get("column", "misc:Label")
-        written = ""
-        rows: list[Row] = []
-        for path in inputs:
-            if written and not written.endswith(("\n\n", "\n\r\n")):  # a file may end within its last sentence
-                out.write("\n" if written.endswith("\n") else "\n\n")
-            sentences = _read(Path(path), known.get("max_length", MAX_LENGTH))
-            answers = predictor.predict(sentence.words for sentence in sentences)
-            for sentence, answer in zip(sentences, answers, strict=True):
-                labels = [word.label for word in answer]
-                rows.append((sentence.words, labels, labels))
-                written = sentence.filled(column, labels)
-                out.write(written)
-        if (pair := two_ways(rows)) is not None:
-            print(f"one spelling, two labels: {pair.describe()}", file=sys.stderr)
+        return each_sentence(inputs, known.get("column", "misc:Label"), known.get("max_length", MAX_LENGTH))
+
+    @classmethod
+    def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:
+        """Return one record for each word; sentences and words are counted from 1."""
+        where = {"path": question.about.path, "sentence": question.about.number}
+        pairs = enumerate(zip(question.item, answer, strict=True), start=1)
+        return [{**where, "index": i, "word": word, **labelled(found)} for i, (word, found) in pairs]
+
+    @classmethod
+    def written(cls, predictor: Predictor, question: Question, answer: Any | None) -> str:
+        """Return the lines of a sentence as they were but for the labels, or quite as they were.
+
+        Labels that have no column of their own are written into MISC, as ``Label=...``.
+        """
+        place: Place | None = question.about
+        if place is None:  # a file that cannot be read
+            return ""
+        if answer is None:
+            return "".join(place.sentence.lines)
+        return place.sentence.filled(place.column, [word.label for word in answer])
 
     def _named(self, flat: np.ndarray, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
         """Cut classes ``(n,)`` into sentences, and name them."""
@@ -176,12 +175,3 @@ def label_counts(data: Data) -> dict[str, Counter[int]]:
         for word, target in zip(*data.train[index], strict=True):
             counts.setdefault(word, Counter())[target] += 1
     return counts
-
-
-def _read(path: Path, max_length: int) -> list[Sentence]:
-    """Return the sentences of a file that is to be labelled."""
-    if path.suffix == ".conllu":
-        return read_conllu(path)
-    if path.suffix == ".py":
-        return [new_sentence(words) for words, _ in sentences_of(path, max_length)]
-    return [new_sentence(line.split()) for line in read_lines(path) if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ class Order(Sampler[Draw]):
         seed: of the order and of what is random about the items.
         shuffle: whether the order is drawn, anew each epoch.
         drop_lone: leave out a last batch of one item.
+        shared: whether processes share the batches; otherwise one of them has all.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class Order(Sampler[Draw]):
         seed: int = 0,
         shuffle: bool = False,
         drop_lone: bool = False,
+        shared: bool = True,
     ) -> None:
-        self.count, self.seed, self.shuffle = count, seed, shuffle
+        self.count, self.seed, self.shuffle, self.shared = count, seed, shuffle, shared
         self.lengths = None if lengths is None else torch.as_tensor(lengths)
         if self.lengths is not None:
             assert batch_vectors is not None
@@ -88,7 +91,7 @@ class Order(Sampler[Draw]):
         return len(self.sizes)
 
     def __iter__(self) -> Iterator[Draw]:
-        parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+        parallel = self.shared and torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if parallel else 0
         world = torch.distributed.get_world_size() if parallel else 1
         for number, batch in enumerate(self.batches()[self.start :], self.start):
@@ -123,6 +126,7 @@ class Loader(DataLoader):
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # or the training's own random numbers would seed the processes
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_interrupts,
         )
         self.order = order
         self._taken, self._resumed = 0, (0, 0)
@@ -137,10 +141,19 @@ class Loader(DataLoader):
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch, and how many of its batches were taken."""
-        return {"epoch": self.order.epoch, "taken": self._taken}
+        return {"epoch": self.order.epoch, "taken": self._taken, "batches": len(self.order)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on in that epoch, once, after the batches that were taken."""
+        """Go on in that epoch, once, after the batches that were taken.
+
+        Raises:
+            DataError: when the number of batches is another one.
+        """
+        if state["batches"] != len(self.order):
+            raise DataError(
+                f"the data have changed: an epoch had {state['batches']} batches and now has {len(self.order)}, so "
+                "that training cannot go on in it; start a new run, init_from=FOLDER with these weights"
+            )
         self.order.set_epoch(state["epoch"])
         self._resumed = state["epoch"], state["taken"]
 
@@ -154,8 +167,9 @@ def make_loaders(
     num_workers: int,
     seed: int,
     shuffle: bool = True,
+    splits: Sequence[str] = ("train", "val", "test"),
 ) -> dict[str, Loader]:
-    """Make the loaders of the three splits; only training is shuffled and augmented.
+    """Make the loaders of splits; only training is shuffled and augmented.
 
     Raises:
         ConfigError: for a batch size below 1, a negative number of workers, or data whose vectors cannot be counted.
@@ -166,7 +180,7 @@ def make_loaders(
     if batch_vectors is not None and batch_vectors < 1:
         raise ConfigError(f"batch_vectors is at least 1, or None for batches of batch_size items, not {batch_vectors}")
     loaders = {}
-    for split in ("train", "val", "test"):
+    for split in splits:
         items: Any = getattr(data, split)
         if not len(items):
             raise DataError(f"the {split} split of {data.name} is empty")
@@ -181,6 +195,7 @@ def make_loaders(
             seed=seed,
             shuffle=training and shuffle,
             drop_lone=training and _has_batch_norm(task),  # one item alone has no batch statistics
+            shared=split != "test",
         )
         items = Augmented(items, data.augment) if training and data.augment is not None else items
         loaders[split] = Loader(Reader(items, task.collator(training)), order, num_workers=num_workers)
@@ -217,6 +232,11 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
+
+
+def _leave_interrupts(_: int) -> None:
+    """Let Ctrl-C, which a terminal sends to all processes, end the training alone: it needs its readers until then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _has_batch_norm(module: nn.Module) -> bool:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vsattn.errors import ConfigError
+from vsattn.answers import Record
+from vsattn.errors import ConfigError, DataError
 from vsattn.positions.graphs import GraphPositions
+from vsattn.predictor import Predictor
 from vsattn.relations import EdgeFeatures
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.graph import Graph
 
+from .answering import labelled
 from .classification import IGNORED, ClassificationTask, Collate, joined
 from .data.base import Data
 from .data.sampling import NeighborSampler, Seed, Seeds
+from .inputs import Question
 from .plots import confusion
 from .report import linear_floor
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
 
 #: Of a sampled graph, logistic regression learns from and is judged by about so many nodes.
 FLOOR_NODES = 10_000
@@ -83,6 +83,7 @@ class NodeTask(ClassificationTask):
     """
 
     floor_name = "logistic regression on the features, without the graph"
+    extensions = (".pt",)
 
     def collator(self, train: bool) -> NodeCollate:
         """Return the function that batches."""
@@ -121,27 +122,33 @@ class NodeTask(ClassificationTask):
             files.append(draw_nodes(graph, answers, target, self.classes, folder / "graph.png"))
         return files
 
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Write a CSV table with the columns graph, node, label and probability.
+    @classmethod
+    def questions(cls, predictor: Predictor, inputs: Sequence[Path] | None) -> Iterator[Question]:
+        """Yield graphs saved as ``.pt``, those of folders too, and tables ``nodes.csv`` each followed by ``edges.csv``.
 
-        Args:
-            predictor: of a trained model.
-            inputs: graphs saved as ``.pt``, and tables ``nodes.csv`` each followed by its ``edges.csv``; features are
-                known by their place: the same columns in the same order as in training.
-            out: the text stream.
-
-        Raises:
-            DataError: naming a file that cannot be read.
+        Features are known by their place: the same columns in the same order as in training.
         """
-        from .data.own_graph import read_graphs
+        return _graphs([Path(question.name) for question in super().questions(predictor, inputs)])
 
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["graph", "node", "label", "probability"])
-        for name, table in read_graphs(inputs):
-            (answer,) = predictor.predict([table.graph])
-            rows = zip(table.names, answer, strict=True) if isinstance(answer, list) else [("", answer)]
-            writer.writerows([name, node, found.label, f"{found.probability:.6f}"] for node, found in rows)
+    @classmethod
+    def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:
+        """Return one record for each node, or one for the graph."""
+        named = zip(question.about, answer, strict=True) if isinstance(answer, list) else [("", answer)]
+        return [{"graph": question.name, "node": node, **labelled(found)} for node, found in named]
+
+
+def _graphs(paths: list[Path]) -> Iterator[Question]:
+    from .data.own_graph import read_graphs
+
+    while paths:
+        tables = [path.suffix for path in paths[:2]] == [".csv", ".csv"]
+        files, paths = paths[: 1 + tables], paths[1 + tables :]
+        name = str(files[0])
+        try:
+            ((_, found),) = read_graphs(files)
+            yield Question(name, found.graph, found.names)
+        except DataError as error:
+            yield Question(name, error)
 
 
 def _tabled(split: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.text import WordErrorRate
 
+from vsattn.answers import Record
 from vsattn.ctc import BEAM_WIDTH, Span, beam_search, greedy, in_words
 from vsattn.errors import ConfigError, DataError, ShapeError
+from vsattn.predictor import Predictor
 from vsattn.tokenizers.audio import AudioFrames
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.waveforms import to_waveform
@@ -27,12 +29,9 @@ from .base import Task
 from .classification import IGNORED
 from .data.audio import EXTENSIONS, Segment
 from .data.base import Data
-from .data.folders import listed
+from .inputs import Question
 from .plots import confusion, shown
 from .report import bootstrap
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
 
 #: Recordings in the drawn figure, and how many of them may be wrong ones.
 SHOWN, SHOWN_WRONG = 6, 4
@@ -95,6 +94,9 @@ class RecognitionTask(Task):
     Raises:
         ConfigError: for a beam below 1 or another tokenizer.
     """
+
+    formats = ("jsonl", "csv", "tsv", "table")
+    extensions = EXTENSIONS
 
     def __init__(
         self,
@@ -184,19 +186,11 @@ class RecognitionTask(Task):
         scores |= {"in_time": float(np.mean(times))} if times else {}
         return {f"test/{name}": value for name, value in scores.items()}
 
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Write a line for each sound file: its path, the text, and ``word start end probability`` of each word.
-
-        Columns are separated by tabs, times are in seconds. A folder stands for all sound files below it.
-
-        Raises:
-            DataError: naming a file that cannot be read, or a folder without sound.
-        """
-        for path in listed(inputs, EXTENSIONS):
-            answer = predictor.predict([path])[0]
-            words = [f"{word.label} {word.start:.3f} {word.end:.3f} {word.probability:.4f}" for word in answer.words]
-            out.write("\t".join([str(path), answer.text, *words]) + "\n")
+    @classmethod
+    def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:
+        """Return the text of a recording, and its words with their times in seconds."""
+        words = [dict(zip(("word", "start", "end", "probability"), word, strict=True)) for word in answer.words]
+        return [{"path": question.name, "text": answer.text, "words": words}]
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
         """Draw which words were taken for which, and test recordings with their words below."""

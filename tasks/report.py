@@ -130,8 +130,13 @@ def write_metrics(metrics: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def tables(metrics: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
-    """Arrange ``test/...`` numbers as tables (heading, rows): whole-set scores first, then scores of each class."""
+def tables(metrics: dict[str, Any], split: str = "test") -> list[tuple[list[str], list[list[str]]]]:
+    """Arrange ``test/...`` numbers as tables (heading, rows): whole-set scores first, then scores of each class.
+
+    Args:
+        metrics: flat.
+        split: what the heading says was judged.
+    """
     whole = {k.split("/", 1)[1]: v for k, v in metrics.items() if k.startswith("test/") and k.count("/") == 1}
     rows = []
     for name, value in whole.items():
@@ -140,7 +145,7 @@ def tables(metrics: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
         interval = f"{name}_low" in whole and f"{name}_high" in whole
         between = f"{number(whole[f'{name}_low'])} to {number(whole[f'{name}_high'])}" if interval else ""
         rows.append([name, number(value), between])
-    result = [(["test", "value", "95% interval"], rows)] if rows else []
+    result = [([split, "value", "95% interval"], rows)] if rows else []
     by_class: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
         if key.startswith("test/") and key.count("/") > 1:
@@ -160,9 +165,9 @@ def number(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def show_tables(metrics: dict[str, Any]) -> None:
+def show_tables(metrics: dict[str, Any], split: str = "test") -> None:
     """Print the tables: with Rich on a terminal, as aligned plain text elsewhere."""
-    for heading, rows in tables(metrics):
+    for heading, rows in tables(metrics, split):
         if sys.stdout.isatty():
             _rich(heading, rows)
         else:

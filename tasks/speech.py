@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vsattn.answers import Record
 from vsattn.errors import ConfigError
+from vsattn.predictor import Prediction, Predictor
 from vsattn.tokenizers.audio import AudioFrames
 from vsattn.tokenizers.waveforms import to_waveform
 
+from .answering import labelled
 from .classification import IGNORED, ClassificationTask, Collate, joined
 from .data.audio import EXTENSIONS, Segment
 from .data.audio_augment import AudioAugment
 from .data.base import Augmented, Data
-from .data.folders import listed
+from .inputs import Question
 from .plots import confusion, shown, spread
 from .report import linear_floor
 from .speech_plots import clips, timelines
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
 
 #: Clips in the drawn figures.
 SHOWN_CLIPS, SHOWN_TIMELINES = 20, 6
@@ -76,6 +77,7 @@ class SpeechTask(ClassificationTask):
     """
 
     floor_name = "logistic regression on mean log-mel"
+    extensions = EXTENSIONS
 
     def collator(self, train: bool) -> SpeechCollate:
         """Return the function that batches."""
@@ -115,25 +117,14 @@ class SpeechTask(ClassificationTask):
         every = max(1, -(-len(train) // FLOOR_VECTORS))
         return linear_floor(train[::every], train_targets[::every], test, test_targets)
 
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Write ``path, label, probability`` of each file, or ``path, start, end, label`` of each stretch of time.
-
-        Times are in seconds; columns are separated by tabs. A folder stands for all sound files below it.
-
-        Raises:
-            DataError: naming a file that cannot be read, or a folder without sound.
-        """
+    @classmethod
+    def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:
+        """Return the label of a clip, or one record for each stretch of time with one label, times in seconds."""
+        if not isinstance(answer, list):
+            return super().records(predictor, question, answer)
         tokenizer = predictor.tokenizer
         assert isinstance(tokenizer, AudioFrames)
-        for path in listed(inputs, EXTENSIONS):
-            answer = predictor.predict([path])[0]
-            if isinstance(answer, list):
-                stretches = _stretches([vector.label for vector in answer], tokenizer)
-                rows = [f"{path}\t{start:.3f}\t{end:.3f}\t{label}\n" for start, end, label in stretches]
-                out.writelines(rows)
-            else:
-                out.write(f"{path}\t{answer.label}\t{answer.probability:.4f}\n")
+        return [{"path": question.name, **stretch} for stretch in _stretches(answer, tokenizer)]
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
         """Draw the confusion matrix, and test clips as spectrograms with what was answered."""
@@ -182,11 +173,14 @@ def _log_mels(tokenizer: AudioFrames, pairs: Any) -> tuple[np.ndarray, np.ndarra
     return torch.cat(features).numpy(), torch.cat(targets).numpy()
 
 
-def _stretches(labels: list[str], tokenizer: AudioFrames) -> list[tuple[float, float, str]]:
-    """Join equal neighbours to ``(start, end, label)``, in seconds."""
-    times = tokenizer.borders(len(labels)).tolist()
+def _stretches(vectors: list[Prediction], tokenizer: AudioFrames) -> list[Record]:
+    """Join neighbours with the same label; their probabilities are means over the stretch."""
+    times = tokenizer.borders(len(vectors)).tolist()
     found, position = [], 0
-    for label, group in groupby(labels):
-        start, position = position, position + len(list(group))
-        found.append((times[start], times[position], label))
+    for label, group in groupby(vectors, key=lambda vector: vector.label):
+        parts = list(group)
+        start, position = position, position + len(parts)
+        means = {name: fmean(part.probabilities[name] for part in parts) for name in parts[0].probabilities}
+        mean = Prediction(label, means[label], means)
+        found.append({"start": times[start], "end": times[position], **labelled(mean)})
     return found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import errno
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,10 +23,15 @@ from vsattn.checkpoint import read
 from vsattn.errors import ConfigError, VsattnError, nearest
 
 from .base import Task
-from .callbacks import EpochBar, EpochTable, is_trial, print_row
+from .callbacks import Checkpoints, is_trial
 from .checks import trainer_faults
+from .cluster import requeueing
 from .data.base import Data
+from .distributed import Together, fingerprint, joined, judged_by_first, spreads, with_parts
 from .loading import Loader, make_loaders
+from .loggers import informed, tell_scores
+from .progress import EpochBar, EpochTable, print_row
+from .stopping import signals_given_back
 
 #: Arguments that testing shares with training.
 SHARED = (
@@ -43,6 +51,7 @@ NOISE = (
     r".*LeafSpec.*is deprecated.*",
     r".*exists and is not empty.*",
     r".*`tensorboardX` has been removed.*",
+    r".*in eval mode at the start of training.*",  # what is frozen
 )
 
 
@@ -70,6 +79,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
     seed: int = 0,
+    resume: str | Path | None = None,
 ) -> Result:
     """Fit ``task`` on ``data.train``, choose by ``data.val``, and test the best weights on ``data.test``, once.
 
@@ -80,13 +90,15 @@ def train(
         batch_size: items of a batch, in all splits.
         batch_vectors: instead, how many vectors a batch has at most, see :class:`~vsattn.tasks.loading.Order`.
         num_workers: processes that load batches; 0 loads in this one.
-        trainer: arguments of Lightning's ``Trainer``; with ``overfit_batches`` nothing is augmented.
+        trainer: arguments of Lightning's ``Trainer``; with ``overfit_batches`` nothing is augmented, and no target smoothed.
         callbacks: a `Checkpoint` among them decides which weights are tested; without one, the last.
         loggers: Lightning loggers.
         seed: orders the training items, and draws the intervals.
+        resume: a ``last.ckpt`` of the same training, to go on from there.
 
     Raises:
         ConfigError: for arguments that Lightning refuses.
+        Stopped: after SIGINT or SIGTERM, with a checkpoint to go on from.
         DataError: for an item that cannot be read, also when a loader's process finds it.
         VsattnError: when the loss is not finite.
     """
@@ -94,6 +106,7 @@ def train(
     by_heart = arguments.pop("overfit_batches", 0)
     if by_heart:
         data.augment = None  # what changes each time cannot be learned by heart
+        task.teach_plainly()
         arguments |= {"limit_train_batches": by_heart, "limit_val_batches": by_heart}
     loaders = make_loaders(
         task,
@@ -108,7 +121,7 @@ def train(
     own_csv = any(isinstance(logger, CSVLogger) for logger in loggers)
     table = EpochTable(None if own_csv else folder / "metrics.csv", show=print_row)
     check_monitors(task, callbacks)
-    with quiet():
+    with quiet(), informed(loggers, task.recipe):
         fitter = make_trainer(
             arguments,
             folder=folder,
@@ -116,30 +129,43 @@ def train(
             loggers=loggers,
             enable_progress_bar=bar,
         )
-        with plain_errors():
+        spread = spreads(fitter)
+        whole = copy.deepcopy(task.model) if spread and fitter.is_global_zero else None
+        if fitter.world_size > 1:
+            sizes = {split: len(loader.order) for split, loader in loaders.items()}
+            fitter.callbacks.append(Together(fingerprint(task, sizes), seed))  # type: ignore[attr-defined]
+        with requeueing(fitter), signals_given_back(), written(), joined(fitter, NOISE), plain_errors():
             try:
-                fitter.fit(task, loaders["train"], loaders["val"])
+                fitter.fit(task, loaders["train"], loaders["val"], ckpt_path=resume, weights_only=True)
             except Exception:
                 fitter.fit_loop.teardown()  # an error in validation leaves the training loader's processes waiting
                 raise
-        say_why_it_stopped(fitter)
-        best = best_checkpoint(fitter)
-        metrics: dict[str, Any] = {"epochs": fitter.current_epoch}
-        if best is None:
-            print("no best checkpoint was kept: testing the weights as they are now", flush=True)
-            metrics |= _measures(table.rows[-1] if table.rows else {})
-        else:
-            checkpoint = read(best)
-            task.load_state_dict(checkpoint["state_dict"])
-            metrics["best_epoch"] = checkpoint["epoch"] + 1
-            metrics |= _measures(next((r for r in table.rows if r["epoch"] == metrics["best_epoch"]), {}))
-        with plain_errors():
-            metrics |= test(task, data, loaders["test"], fitter, arguments, seed=seed)
-    for logger in fitter.loggers:
-        logger.log_metrics(
-            {k: v for k, v in metrics.items() if k.startswith("test/") and k.count("/") == 1}, fitter.global_step
-        )
-        logger.finalize("success")
+        for callback in fitter.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.stop_if_asked(fitter)
+        last = fitter.strategy.lightning_module_state_dict() if spread else task.state_dict()
+
+        def judge() -> dict[str, Any]:
+            say_why_it_stopped(fitter)
+            best = best_checkpoint(fitter)
+            metrics: dict[str, Any] = {"epochs": table.rows[-1]["epoch"] if table.rows else fitter.current_epoch}
+            if whole is not None:
+                task.model = whole
+            if best is None:
+                print("no best checkpoint was kept: testing the weights as they are now", flush=True)
+                task.load_state_dict(last)
+                metrics |= _measures(table.rows[-1] if table.rows else {})
+            else:
+                checkpoint = read(best)
+                task.load_state_dict(checkpoint["state_dict"])
+                metrics["best_epoch"] = checkpoint["epoch"] + 1
+                metrics |= _measures(next((r for r in table.rows if r["epoch"] == metrics["best_epoch"]), {}))
+            with plain_errors():
+                return metrics | test(task, data, loaders["test"], fitter, arguments, seed=seed)
+
+        with requeueing(fitter):
+            metrics = judged_by_first(fitter, judge)
+        tell_scores(fitter.loggers, metrics, fitter.global_step, task.recipe)
     return Result(metrics, task, data, fitter, folder, table.rows)
 
 
@@ -184,13 +210,13 @@ def make_trainer(
     defaults = {"num_sanity_val_steps": 0, "enable_model_summary": False, "use_distributed_sampler": False}
     try:
         return pl.Trainer(
-            **{**defaults, **arguments, "enable_progress_bar": enable_progress_bar},
+            **{**defaults, **with_parts(arguments), "enable_progress_bar": enable_progress_bar},
             callbacks=list(callbacks),
             logger=list(loggers) or False,
             default_root_dir=folder,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"trainer: {error}") from None
 
 
@@ -237,6 +263,25 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+#: What fails when nothing (more) can be written: a full disk or quota, a file that may be no larger, no permission.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO)
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Say what cannot be written, and why, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
+        raise VsattnError(
+            f"{place}: {error.strerror}; what was written before is whole. Make room or choose another folder; "
+            "a training that had begun goes on with resume=FOLDER"
+        ) from error
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """Give an error of ours that comes out of a loader's process its own message back, without the traceback's text.
@@ -247,6 +292,13 @@ def plain_errors() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from None
+    except RuntimeError as error:
+        if not re.match(r"DataLoader worker .*(killed|exited)", str(error)):
+            raise
+        raise VsattnError(
+            f"a process that reads the data has died ({str(error).splitlines()[0].rstrip('. ')}): memory may have run "
+            "out; try fewer num_workers or a smaller batch_size. What was written is whole, and resume=FOLDER goes on"
+        ) from error
     except VsattnError as error:
         text, name = str(error), f"{type(error).__module__}.{type(error).__qualname__}: "
         if not text.startswith("Caught ") or name not in text:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
+from vsattn.answers import Record
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.errors import ConfigError, DataError
+from vsattn.predictor import Predictor
 from vsattn.search import Hypothesis, MaxLength, beam_search
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.text import PADDING
@@ -27,10 +29,8 @@ from .base import Task
 from .bleu import Bleu, scores, signatures
 from .data.base import Data
 from .data.parallel import ParallelData
+from .inputs import Question, each_line
 from .report import bootstrap
-
-if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
 
 #: How many test sentences the pictures show, and how many tokens of each at most.
 SHOWN, SHOWN_TOKENS = 6, 30
@@ -74,6 +74,8 @@ class TranslationTask(Task):
     """
 
     floor_name = "translation of the most similar training sentence"
+    formats = ("text", "jsonl", "csv", "tsv", "table")
+    extensions = (".txt", ".gz")
 
     def __init__(
         self,
@@ -145,6 +147,10 @@ class TranslationTask(Task):
         """Return the same with label smoothing."""
         return self._cross_entropy(output, batch, self.label_smoothing)
 
+    def teach_plainly(self) -> None:
+        """Smooth no label."""
+        self.label_smoothing = 0.0
+
     def count(self, batch: dict[str, Any]) -> int:
         """Return how many tokens are to be written."""
         return int((batch["target"][:, 1:] != PADDING).sum())
@@ -162,6 +168,22 @@ class TranslationTask(Task):
             metrics["bleu"].update(written, batch["reference"])
             same = [text == reference for text, reference in zip(written, batch["reference"], strict=True)]
             metrics["exact"].update(torch.tensor(same, dtype=torch.float))
+
+    def on_validation_epoch_start(self) -> None:
+        """Have all weights in each process, since searches take as many steps as their own sentences need."""
+        super().on_validation_epoch_start()
+        if self.spread:
+            from .sharding import gather
+
+            gather(self.model)
+
+    def on_validation_epoch_end(self) -> None:
+        """Let each process keep its part of them again."""
+        super().on_validation_epoch_end()
+        if self.spread:
+            from .sharding import release
+
+            release(self.model)
 
     def remember(self, output: Tensor, batch: dict[str, Any]) -> dict[str, Any]:
         """Search, and keep what was written, what should be, and sums over tokens."""
@@ -198,16 +220,26 @@ class TranslationTask(Task):
         nearest = index.kneighbors(vectors.transform([source for source, _ in test]), return_distance=False)[:, 0]
         return np.array([train[place][1] == true for place, (_, true) in zip(nearest, test, strict=True)])
 
-    @staticmethod
-    def write_predictions(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-        """Translate the lines of files, line by line.
+    @classmethod
+    def questions(cls, predictor: Predictor, inputs: Sequence[Path] | None) -> Iterator[Question]:
+        """Yield the lines of text files, plain or gzip, or of standard input."""
+        if inputs is None:
+            return each_line(None)
+        return each_line([Path(question.name) for question in super().questions(predictor, inputs)])
 
-        Raises:
-            DataError: naming a file that cannot be read.
-        """
-        from vsattn.translate import translate_files
+    @classmethod
+    def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:
+        """Return the line, its translation, and what :class:`~vsattn.translator.Translation` says of it."""
+        path, line = question.about
+        said = {"score": answer.score, "log_prob": answer.log_prob, "finished": answer.finished}
+        return [{"path": path, "line": line, "source": question.item, "translation": answer.text, **said}]
 
-        translate_files(predictor, inputs, out)
+    @classmethod
+    def written(cls, predictor: Predictor, question: Question, answer: Any | None) -> str:
+        """Return the translation as a line; an empty one stands for a line that cannot be translated."""
+        if question.about is None:  # a file that cannot be read
+            return ""
+        return "\n" if answer is None else f"{answer.text}\n"
 
     def keep(self, folder: Path, data: Data) -> list[Path]:
         """Write sources, references and hypotheses of the test, one sentence a line, and how they were scored."""

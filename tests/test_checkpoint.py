@@ -104,7 +104,7 @@ def test_bad_items_are_named(best, tmp_path) -> None:
     predictor = vsattn.load(best)
     good = torch.zeros(1, 8, 8, dtype=torch.uint8)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
-    with pytest.raises(DataError, match=r"item 70 \(.*broken\.png\)"):
+    with pytest.raises(DataError, match=r"item 70 cannot be predicted: .*broken\.png cannot"):
         predictor.predict([good] * 70 + [tmp_path / "broken.png"])
     with pytest.raises(DataError, match=r"item 3 .*NaN"):
         predictor.predict([good] * 3 + [torch.full((8, 8), float("nan"))], batch_size=2)

@@ -114,8 +114,6 @@ def test_wrong_arguments(task) -> None:
         ClassificationTask(task.model, task.tokenizer, ["a", "b"], label_smoothing=1)
     with pytest.raises(DataError, match="at least two classes"):
         ClassificationTask(task.model, task.tokenizer, ["a"])
-    with pytest.raises(ConfigError, match="writes no predictions"):
-        ClassificationTask.write_predictions(None, [], None)
 
 
 def test_a_random_field_is_refused_by_tasks_that_do_not_train_it(task) -> None:

@@ -191,10 +191,14 @@ def test_a_saved_graph_runs_nothing(tmp_path: Path) -> None:
         (NODES.replace("val", "valid"), EDGES, r"node 'y': the split is train, val, test or empty, not 'valid'"),
         (NODES.replace("val", "train"), EDGES, "the val split has no labelled node"),
         ("id,label,a\n", EDGES, "has no node"),
-        ("", EDGES, r"line 1: the header '' lacks id"),
+        ("", EDGES, r"nodes.csv is empty"),
+        (NODES.replace("a,b", ",b"), EDGES, r"line 1: .* has a column without a name"),
+        (NODES.replace("3,4", '3,"4'), EDGES, r"nodes.csv, line \d: no row of a CSV table"),
+        (NODES.replace("3,4", "3,1e39"), EDGES, r"line 3, column b: a finite number is expected, not '1e39' .at most 3.4"),
+        (NODES.replace("3,4", "3,1_0"), EDGES, r"line 3, column b: a number is expected, not '1_0'"),
         ("id,label\nx,r\n", EDGES, "no column of features"),
         ("id,a\nx,1\ny,2\nz,3\n", EDGES, "has no labels to learn from"),
-        (b"id,label,a\nx,\xff,1\n".decode("latin-1").encode("latin-1"), EDGES, "cannot be read as a CSV table"),
+        (b"id,label,a\nx,\xff,1\n".decode("latin-1").encode("latin-1"), EDGES, "nodes.csv, line 2: not UTF-8"),
     ],
 )
 def test_wrong_tables(write, nodes: Any, edges: str, said: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from collections import Counter
@@ -19,8 +18,9 @@ from sklearn.metrics import accuracy_score
 
 import vsattn
 from vsattn.compose import plain_config
-from vsattn.errors import DataError, ShapeError
+from vsattn.errors import ShapeError
 from vsattn.model import Model
+from vsattn.predict import main as predict
 from vsattn.tasks.checks import faults
 from vsattn.tasks.data.tagged import TaggedWords
 from vsattn.tasks.experiment import run
@@ -224,33 +224,29 @@ def test_context_is_learned_and_files_are_labelled(files, head, capsys) -> None:
         "2\tcan" + "\t_" * 8 + "\n2.1\tcan" + "\t_" * 8 + "\n\n# empty\n\n"
     )
     source.write_text(text)
-    out = io.StringIO()
-    LabelingTask.write_predictions(predictor, [source], out)
+    words = [f"ckpt={files / 'run'}", "format=conllu"]
+
+    def answered(*paths: Path) -> str:
+        output = files / "out.txt"
+        assert predict([*words, f"input={','.join(map(str, paths))}", f"output={output}"]) == 0
+        return output.read_text(encoding="utf-8")
+
     expected = text.replace("\twe\tl\tX\t", "\twe\tl\tPRON\t").replace("2\tcan\t_\t_", "2\tcan\t_\tVERB")
-    assert out.getvalue() == expected
+    assert answered(source) == expected
     plain = files / "mine.txt"
     plain.write_text("the can we can\n\nwe can\n")
-    out = io.StringIO()
-    LabelingTask.write_predictions(predictor, [plain, plain], out)
-    assert "one spelling, two labels: 'can' is NOUN in 'the [can] we can'" in capsys.readouterr().err
-    parsed = conllu.parse(out.getvalue())
+    parsed = conllu.parse(answered(plain, plain))
     assert [[(t["form"], t["upos"]) for t in s] for s in parsed[:2]] == [
         [("the", "DET"), ("can", "NOUN"), ("we", "PRON"), ("can", "VERB")], [("we", "PRON"), ("can", "VERB")]
     ]  # fmt: skip
     assert len(parsed) == 4
     for ending in ("", "\n", "\n\n"):
         (files / "cut.conllu").write_text("1\twe" + "\t_" * 8 + ending)
-        out = io.StringIO()
-        LabelingTask.write_predictions(predictor, [files / "cut.conllu"] * 2, out)
         one = f"1\twe\t_\t{predictor.predict([['we']])[0][0].label}" + "\t_" * 6
-        assert out.getvalue() == f"{one}\n\n{one}{ending}"
+        assert answered(files / "cut.conllu", files / "cut.conllu") == f"{one}\n\n{one}{ending}"
     program = files / "mine.py"
     program.write_text('can = """we\ncan"""\n')
-    out = io.StringIO()
-    LabelingTask.write_predictions(predictor, [program], out)
-    assert [t["form"] for t in conllu.parse(out.getvalue())[0]] == ["can", "=", '"""we\\ncan"""']
-    with pytest.raises(DataError, match=r"none\.txt cannot be read"):
-        LabelingTask.write_predictions(predictor, [files / "none.txt"], out)
+    assert [t["form"] for t in conllu.parse(answered(program))[0]] == ["can", "=", '"""we\\ncan"""']
 
 
 def test_entities_are_judged_as_a_whole_and_written_into_misc(tmp_path) -> None:
@@ -270,9 +266,9 @@ def test_entities_are_judged_as_a_whole_and_written_into_misc(tmp_path) -> None:
     assert len(result.task.remembered) == 1
     assert result.metrics["test/entity_f1"] == pytest.approx(f1_score(*named)) == 1.0
     (tmp_path / "mine.txt").write_text("in New York\n")
-    out = io.StringIO()
-    LabelingTask.write_predictions(vsattn.load(tmp_path / "run"), [tmp_path / "mine.txt"], out)
-    assert [t["misc"] for t in conllu.parse(out.getvalue())[0]] == [
+    words = [f"ckpt={tmp_path / 'run'}", f"input={tmp_path / 'mine.txt'}", f"output={tmp_path / 'out.conllu'}"]
+    assert predict(words) == 0
+    assert [t["misc"] for t in conllu.parse((tmp_path / "out.conllu").read_text())[0]] == [
         {"Label": label} for label in ("O", "B-LOC", "I-LOC")
     ]
 

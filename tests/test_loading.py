@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsattn.errors import ConfigError
+from vsattn.errors import ConfigError, DataError
 from vsattn.tasks.data.images import Digits
 from vsattn.tasks.loading import Loader, Order, Reader, mixed, seeded
 
@@ -125,12 +125,14 @@ def test_a_loader_goes_on_within_an_epoch(taken: int, num_workers: int) -> None:
     for _ in range(taken):
         next(batches)
     state = stopped.state_dict()
-    assert state == {"epoch": 2, "taken": taken}
+    assert state == {"epoch": 2, "taken": taken, "batches": 4}
     resumed = noisy(num_workers)
     resumed.load_state_dict(state)
     assert drawn(resumed, 2) == whole[taken:]
-    assert resumed.state_dict() == {"epoch": 2, "taken": 4}
+    assert resumed.state_dict() == {"epoch": 2, "taken": 4, "batches": 4}
     assert drawn(resumed, 3) == after and drawn(resumed, 2) == whole  # once alone
+    with pytest.raises(DataError, match="an epoch had 5 batches and now has 4"):
+        resumed.load_state_dict({**state, "batches": 5})
 
 
 def test_seeded_numbers_come_back_and_others_go_on() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from functools import partial
@@ -24,6 +23,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.heads import MeanHead, VectorHead
 from vsattn.model import Model
 from vsattn.positions import LaplacianEigenvectors, RandomWalk
+from vsattn.predict import main as predict
 from vsattn.structure import Edges
 from vsattn.tasks.checks import faults
 from vsattn.tasks.classification import IGNORED
@@ -72,6 +72,13 @@ def test_features_of_edges_that_nothing_reads_are_told(tmp_path: Path, capsys) -
     assert told not in capsys.readouterr().out
 
 
+def answered(folder: Path, *inputs: Path) -> list[dict[str, str]]:
+    """Return the rows that the command writes of graphs."""
+    output = folder / "answers.csv"
+    assert predict([f"ckpt={folder}", f"input={','.join(map(str, inputs))}", f"output={output}"]) == 0
+    return list(csv.DictReader(output.open(encoding="utf-8")))
+
+
 def test_karate_is_learned_and_loaded_again(tmp_path: Path) -> None:
     result = run(config("data=karate", "encoder=diffusion", "encoder.num_heads=[1,1]", "seed=2"), tmp_path / "k")
     assert result.metrics["test/accuracy"] >= 0.6 > result.metrics["floor/accuracy"]  # four nodes are labelled
@@ -84,11 +91,9 @@ def test_karate_is_learned_and_loaded_again(tmp_path: Path) -> None:
     data = Data(x=graph.x, edge_index=graph.edge_index)
     assert [found.label for found in predictor.predict([data])[0]] == [found.label for found in answer]
     torch.save(data, tmp_path / "club.pt")
-    text = io.StringIO()
-    NodeTask.write_predictions(predictor, [tmp_path / "club.pt"], text)
-    rows = list(csv.DictReader(io.StringIO(text.getvalue())))
+    rows = answered(tmp_path / "k", tmp_path / "club.pt")
     assert [row["label"] for row in rows] == [found.label for found in answer]
-    assert list(rows[3]) == ["graph", "node", "label", "probability"] and rows[3]["graph"] == "club.pt"
+    assert list(rows[3]) == ["graph", "node", "label", "probability"] and rows[3]["graph"] == str(tmp_path / "club.pt")
     assert [row["node"] for row in rows] == [str(i) for i in range(34)]
     with pytest.raises(DataError, match="has 3 features of nodes and 0 of edges; the model was made for 34 and 0"):
         predictor.predict([Graph(torch.rand(2, 3), torch.tensor([[0], [1]]))])
@@ -112,12 +117,9 @@ def test_tables_in_and_a_table_of_answers_out(tmp_path: Path) -> None:
     )
     (tmp_path / "new.csv").write_text("id,p,q,r\nu,3.1,2.9,3\nv,0,0.1,-0.1\n")
     (tmp_path / "none.csv").write_text("source,target\n")
-    text = io.StringIO()
-    inputs = [tmp_path / name for name in ("nodes.csv", "edges.csv", "new.csv", "none.csv")]
-    NodeTask.write_predictions(vsattn.load(tmp_path / "r"), inputs, text)
-    found = list(csv.DictReader(io.StringIO(text.getvalue())))
+    found = answered(tmp_path / "r", *(tmp_path / name for name in ("nodes.csv", "edges.csv", "new.csv", "none.csv")))
     assert [row["label"] for row in found] == [*"a" * 10, *"b" * 10, "b", "a"]
-    assert found[7]["node"] == "n7" and found[20]["graph"] == "new.csv" and found[20]["node"] == "u"
+    assert found[7]["node"] == "n7" and found[20]["graph"] == str(tmp_path / "new.csv") and found[20]["node"] == "u"
 
 
 def test_one_label_per_graph(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert all(re.search(r"[<=]", bounds) for bounds in needed.values()), needed
     assert set(needed["lightning"].split(",")) == {"<2.7", ">=2.6.4"}
     (scripts,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
-    assert "vsattn = vsattn.run:main" in archive.read(scripts).decode()
+    assert "vsattn = vsattn.__main__:main" in archive.read(scripts).decode()
     assert any(name.endswith("LICENSE") for name in archive.namelist())
 
 

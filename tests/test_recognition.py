@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import json
 import pickle
 
 import jiwer
@@ -19,6 +19,7 @@ from vsattn.ctc import Greedy, Span, greedy
 from vsattn.errors import ConfigError, DataError, ShapeError
 from vsattn.heads import CtcHead
 from vsattn.model import Model
+from vsattn.predict import main as predict
 from vsattn.predictor import Predictor
 from vsattn.streaming_audio import StreamingAudio
 from vsattn.tasks.callbacks import Checkpoints
@@ -273,17 +274,16 @@ def test_files_become_lines_with_words_and_times(trained, tmp_path):
         (samples, rate), segments = trained.data.test[i]
         soundfile.write(path, samples.numpy() / 2, rate, subtype="FLOAT")
         texts.append(" ".join(trained.data.classes[segment.label] for segment in segments))
-    out = io.StringIO()
-    RecognitionTask.write_predictions(predictor, [tmp_path], out)
+    assert predict([f"ckpt={trained.folder}", f"input={tmp_path}", f"output={tmp_path / 'out.jsonl'}"]) == 0
     expected = predictor.predict(paths)
     assert [answer.text for answer in expected] == texts
-    for line, path, answer in zip(out.getvalue().splitlines(), paths, expected, strict=True):
-        columns = line.split("\t")
-        assert columns[0] == str(path) and columns[1] == answer.text
-        said = [column.rsplit(" ", 3) for column in columns[2:]]
-        assert [word[0] for word in said] == answer.text.split()
-        for (_, *numbers), word in zip(said, answer.words, strict=True):
-            assert [float(number) for number in numbers] == pytest.approx(word[1:], abs=1e-3)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    for said, path, answer in zip(map(json.loads, lines), paths, expected, strict=True):
+        assert said["path"] == str(path) and said["text"] == answer.text
+        assert [word.pop("word") for word in said["words"]] == answer.text.split()
+        for times, word in zip(said["words"], answer.words, strict=True):
+            assert list(times) == ["start", "end", "probability"]
+            assert list(times.values()) == pytest.approx(word[1:], abs=1e-5)
 
 
 def test_words_end_within_the_recording(trained):

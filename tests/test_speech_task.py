@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import json
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -16,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 import vsattn
 from vsattn.errors import ConfigError, DataError
+from vsattn.predict import main as predict
+from vsattn.predictor import Prediction
 from vsattn.tasks.data.vowels import Vowels, VowelSequences
 from vsattn.tasks.experiment import run
 from vsattn.tasks.speech import SpeechCollate, SpeechTask, _stretches
@@ -65,18 +67,13 @@ def test_own_clips_from_files_to_predictions(tones, tmp_path):
     result = run({**config(batch_size=8, trainer=trainer), "data": data}, tmp_path / "run")
     assert result.metrics["test/accuracy"] == 1.0
     assert {p.name for p in (tmp_path / "run" / "plots").iterdir()} == {"curves.png", "confusion.png", "examples.png"}
-    predictor, out = vsattn.load(tmp_path / "run"), io.StringIO()
     single = tones / "test" / "low" / "0.wav"
-    SpeechTask.write_predictions(predictor, [tones / "test", single], out)
-    rows = [line.split("\t") for line in out.getvalue().splitlines()]
+    words = [f"ckpt={tmp_path / 'run'}", f"input={tones / 'test'},{single}", f"output={tmp_path / 'a.tsv'}"]
+    assert predict(words) == 0
+    header, *rows = [line.split("\t") for line in (tmp_path / "a.tsv").read_text().splitlines()]
+    assert header == ["path", "label", "probability"]
     assert len(rows) == 17 and rows[-1][0] == str(single)
     assert all(label == path.split("/")[-2] and 0.5 < float(share) <= 1 for path, label, share in rows)
-    (tones / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no file that ends in \.wav"):
-        SpeechTask.write_predictions(predictor, [tones / "empty"], out)
-    (tones / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(DataError, match=r"broken\.wav cannot be read"):
-        SpeechTask.write_predictions(predictor, [tones / "broken.wav"], out)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -101,21 +98,28 @@ def test_one_label_per_frame_from_training_to_segments(tmp_path):
     assert (tmp_path / "run" / "plots" / "examples.png").stat().st_size > 20_000
     (samples, rate), _ = result.data.test[0]
     soundfile.write(tmp_path / "a.wav", samples.numpy(), rate)
-    out, predictor = io.StringIO(), vsattn.load(tmp_path / "run")
-    SpeechTask.write_predictions(predictor, [tmp_path / "a.wav"], out)
-    rows = [line.split("\t") for line in out.getvalue().splitlines()]
-    assert rows[0][1] == "0.000" and float(rows[-1][2]) == pytest.approx(len(samples) / rate, abs=0.04)
-    assert all(a[2] == b[1] and a[3] != b[3] for a, b in pairwise(rows))
-    answers = predictor.predict([tmp_path / "a.wav"])[0]
-    assert [row[3] for row in rows] == [label for label, _ in groupby(answer.label for answer in answers)]
+    words = [f"ckpt={tmp_path / 'run'}", f"input={tmp_path / 'a.wav'}", f"output={tmp_path / 'a.jsonl'}", "classes=all"]
+    assert predict(words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert rows[0]["start"] == 0 and rows[-1]["end"] == pytest.approx(len(samples) / rate, abs=0.04)
+    assert all(a["end"] == b["start"] and a["label"] != b["label"] for a, b in pairwise(rows))
+    (answers,) = vsattn.load(tmp_path / "run").predict([tmp_path / "a.wav"])
+    groups = [(label, list(group)) for label, group in groupby(answers, key=lambda answer: answer.label)]
+    assert [row["label"] for row in rows] == [label for label, _ in groups]
+    for row, (label, group) in zip(rows, groups, strict=True):
+        assert row["probability"] == pytest.approx(np.mean([one.probability for one in group]), abs=1e-5)
+        assert row["probabilities"][label] == row["probability"]
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_stretches_of_time_meet_halfway_between_vectors():
     tokenizer = AudioFrames(sample_rate=1000, window=0.02, hop=0.01, strides=(2,))  # centres at 0.01, 0.03, 0.05, ...
-    found = _stretches(["a", "a", "b", "a"], tokenizer)
-    assert [(label, pytest.approx(start), pytest.approx(end)) for start, end, label in found] == [
-        ("a", 0.0, 0.04), ("b", 0.04, 0.06), ("a", 0.06, 0.08)
-    ]  # fmt: skip
+    shares = {"a": {"a": 0.8, "b": 0.2}, "b": {"a": 0.4, "b": 0.6}}
+    vectors = [Prediction(label, shares[label][label], shares[label]) for label in "aaba"]
+    found = [(one["label"], one["start"], one["end"], one["probability"]) for one in _stretches(vectors, tokenizer)]
+    expected = [("a", 0.0, 0.04, 0.8), ("b", 0.04, 0.06, 0.6), ("a", 0.06, 0.08, 0.8)]
+    assert [row[0] for row in found] == ["a", "b", "a"]
+    assert [row[1:] for row in found] == [pytest.approx(row[1:]) for row in expected]
 
 
 @pytest.mark.parametrize("data", ["vowels.VowelSequences", "digit_strings.VowelStrings"])

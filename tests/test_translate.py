@@ -207,7 +207,7 @@ def test_what_cannot_be_translated(good) -> None:
         good.predict(["ä", long, "b"], first=6)
     with pytest.raises(DataError, match=r"text 1 .* '5' \(int\) is no text"):
         good.predict(["ä", 5])
-    with pytest.raises(DataError, match="takes a list of texts, not one"):
+    with pytest.raises(DataError, match="takes a list of items, not one"):
         good.predict("ä b")
     with pytest.raises(DataError, match="batch_size is at least 1"):
         good.predict(["ä"], batch_size=0)

@@ -16,15 +16,23 @@ import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 from typing import Any
 
-from vsattn import signatures
+from torch import nn
+
+from vsattn import extensions, signatures
 from vsattn.errors import ConfigError, VsattnError
 
 #: Packages whose classes a config may name.
 ALLOWED_PACKAGES = ("vsattn", "torch.nn", "torch.optim", "torch_geometric", "lightning")
 _user_packages: list[str] = []
+_HERE = Path(__file__).resolve().parent
 _OURS = ("_target_", "_partial_")
+#: Packages of which no class fills a place for any module at all: some of them evaluate text or fetch files.
+_ONLY_BY_BASE = ("torch_geometric", "lightning")
+#: No dotted path is longer.
+_LONGEST_PATH = 200
 
 
 def allow_package(name: str) -> None:
@@ -66,16 +74,19 @@ def check(config: Any, slot: type, *, path: str = "", injected: collections.abc.
     """Return all faults of a config, one line each, without building anything."""
     where, names = path or "config", frozenset(injected)
     if not isinstance(config, dict) or "_target_" not in config:
-        return [f"{where}: a component is a mapping with a _target_, not {config!r}"]
+        return [f"{where}: a component is a mapping with a _target_, not {signatures.shown(config)}"]
     try:
         cls = resolve(config["_target_"])
     except ConfigError as error:
         return [f"{where}: {error}"]
     if not (inspect.isclass(slot) and issubclass(cls, slot)):
         return [f"{where}: {config['_target_']} is not a {slot.__name__}, and only that belongs here"]
+    if slot in (nn.Module, object) and any(_is_below(cls.__module__, package) for package in _ONLY_BY_BASE):
+        return [f"{where}: {config['_target_']} may evaluate text or fetch files; only classes of vsattn and torch.nn "
+                "fill a place for any module"]  # fmt: skip
     partial = config.get("_partial_", False)
     if not isinstance(partial, bool):
-        return [f"{where}._partial_: true or false is expected, not {partial!r}"]
+        return [f"{where}._partial_: true or false is expected, not {signatures.shown(partial)}"]
     if inspect.isabstract(cls):
         return [f"{where}: {cls.__name__} is only a base class; name one of its subclasses"]
     arguments = {key: value for key, value in config.items() if key not in _OURS}
@@ -90,24 +101,30 @@ def check(config: Any, slot: type, *, path: str = "", injected: collections.abc.
     hints = signatures.hints(cls)
     for key, value in arguments.items():
         if not (value is None and key in names):
-            faults += _check_value(value, hints.get(key, Any) if key in parameters else Any, f"{where}.{key}", names)
+            place = f"{where}.{_key(key)}"
+            faults += _check_value(value, hints.get(key, Any) if key in parameters else Any, place, names)
     return faults
 
 
 def resolve(target: Any) -> type:
     """Return the class that a dotted path names, or raise ConfigError if it may not be built from a config."""
-    if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
-        raise ConfigError(f"_target_ is a dotted path to a class, such as vsattn.scores.ScaledDot, not {target!r}")
+    short = isinstance(target, str) and len(target) <= _LONGEST_PATH
+    if not short or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+        shown = signatures.shown(target)
+        raise ConfigError(f"_target_ is a dotted path to a class, such as vsattn.scores.ScaledDot, not {shown}")
     module_name, _, name = target.rpartition(".")
     if not _is_allowed(module_name) or any(part.startswith("_") for part in target.split(".")):
         raise ConfigError(
             f"{target} may not be built from a config; allowed are public classes of {_allowed()} "
-            "(add your own package in Python, by vsattn.build.allow_package)"
+            "(add your own package in Python, by vsattn.build.allow_package, or as a file of your own config folder)"
         )
+    extensions.refresh()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise ConfigError(f"{target} cannot be imported: {error}{_nearest_module(module_name)}") from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name
+        hint = (extensions.missing(module_name) if absent else "") + _nearest_module(module_name)
+        raise ConfigError(f"{target} cannot be imported: {error}{hint}") from error
     found = getattr(module, name, None)
     if found is None:
         close = difflib.get_close_matches(name, [n for n, _ in inspect.getmembers(module, inspect.isclass)], n=1)
@@ -135,19 +152,42 @@ def _unknown_keys(arguments: dict[str, Any], cls: type, where: str) -> list[str]
     known = parameters_of(cls)
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
     return [
-        f"{where}.{key}: {unknown(str(key), known, cls.__name__)}"
+        f"{where}.{_key(key)}: {unknown(_key(key), known, cls.__name__)}"
         for key in arguments
         # A class that hands unnamed arguments on cannot say what it takes: only a near miss is a fault there.
-        if key not in known and (not passes_on or difflib.get_close_matches(str(key), known, n=1, cutoff=0.8))
+        if key not in known
+        and (not passes_on or not isinstance(key, str) or difflib.get_close_matches(key, known, n=1, cutoff=0.8))
     ]
 
 
 def _is_allowed(module_name: str) -> bool:
-    return any(module_name == p or module_name.startswith(p + ".") for p in (*ALLOWED_PACKAGES, *_user_packages))
+    return any(_is_below(module_name, p) for p in _allowed_packages()) and not _lies_beside(module_name)
+
+
+def _is_below(module_name: str, package: str) -> bool:
+    return module_name == package or module_name.startswith(f"{package}.")
+
+
+def _lies_beside(module_name: str) -> bool:
+    """Tell whether a module is none of ours, although a checkout that is not installed would import it as such."""
+    package, _, rest = module_name.partition(".")
+    name = rest.partition(".")[0]
+    if package != "vsattn" or name in ("", "tasks"):
+        return False
+    return not any((_HERE / found).exists() for found in (name, f"{name}.py"))
+
+
+def _key(key: Any) -> str:
+    """Return a key for a message, on one line."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) <= _LONGEST_PATH else signatures.shown(key)
+
+
+def _allowed_packages() -> list[str]:
+    return [*ALLOWED_PACKAGES, *_user_packages, *extensions.published_packages()]
 
 
 def _allowed() -> str:
-    return ", ".join((*ALLOWED_PACKAGES, *_user_packages))
+    return ", ".join(_allowed_packages())
 
 
 def _nearest_module(module_name: str) -> str:
@@ -178,13 +218,14 @@ def _check_value(value: Any, annotation: Any, path: str, injected: frozenset[str
             return [f"{path}: a plain value is expected here, not a component"]
         return check(value, wanted, path=path, injected=injected)
     if isinstance(value, dict):
-        return [f for key, item in value.items() for f in _check_value(item, Any, f"{path}.{key}", injected) if item]
+        deep = ((f"{path}.{_key(key)}", item) for key, item in value.items())
+        return [fault for place, item in deep for fault in _check_value(item, Any, place, injected) if item]
     if isinstance(value, (list, tuple)) and any(_is_component(item) for item in value):
         item_type = signatures.item(annotation)
         return [f for i, item in enumerate(value) for f in _check_value(item, item_type, f"{path}[{i}]", injected)]
     if signatures.fits(value, annotation):
         return []
-    return [f"{path}: {signatures.describe(annotation)} is expected, not {value!r}"]
+    return [f"{path}: {signatures.describe(annotation)} is expected, not {signatures.shown(value)}"]
 
 
 def _make(config: dict[str, Any], path: str, injected: dict[str, Any], nested: bool = False) -> Any:

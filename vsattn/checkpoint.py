@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vsattn import __version__
+from vsattn import __version__, signatures
 from vsattn.errors import CheckpointError, ConfigError, VsattnError
+from vsattn.saved import read_saved
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
@@ -85,7 +86,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = locate(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_saved(path)
     except Exception as error:  # foreign bytes can fail in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
@@ -101,8 +102,12 @@ def read(path: str | Path) -> dict[str, Any]:
             f"which reads up to {SCHEMA}: install a newer vsattn"
         )
     wrong = [name for name, kind in FIELDS.items() if not isinstance(held.get(name), kind)]
+    if "classes" not in wrong and not all(isinstance(name, str) for name in held["classes"]):
+        wrong.append("classes")
     if wrong:
         raise CheckpointError(f"{path} is damaged: its 'vsattn' entry lacks a valid {', '.join(wrong)}")
+    if not all(isinstance(name, str) for name in checkpoint["state_dict"]):
+        raise CheckpointError(f"{path} is damaged: its 'state_dict' has keys that are no names")
     return checkpoint
 
 
@@ -137,18 +142,38 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
             f"{path} holds no config.{missing[0]} to build the model from; build it yourself and load "
             "vsattn.checkpoint.model_weights(vsattn.checkpoint.read(path)) into it"
         )
+    weights = model_weights(checkpoint)
+    if impossible := _impossible(config, weights):
+        raise CheckpointError(f"the model in {path} cannot be rebuilt here: {impossible}")
     try:
         tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").load_state(held["tokenizer_state"])
         model = build_model(config, tokenizer, num_classes=len(held["classes"]))
     except VsattnError as error:
         raise CheckpointError(f"the model in {path} cannot be rebuilt here: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"its config or tokenizer state is not valid ({type(error).__name__}: {error})"
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        reason = f"its config or tokenizer state is not valid ({type(error).__name__}: {str(error)[:400]})"
         raise CheckpointError(f"the model in {path} cannot be rebuilt here: {reason}") from error
     try:
-        model.load_state_dict(model_weights(checkpoint))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the weights in {path} do not fit the model of its config: {' '.join(lines)}") from None
     kind = Translator if isinstance(model, EncoderDecoder) else Predictor
     return kind(model.to(device), tokenizer, held["classes"], config=config)
+
+
+def _impossible(config: dict[str, Any], weights: dict[str, Any]) -> str:
+    """Say why no model of this config has these weights, where that shows before a huge one is built; "" otherwise."""
+    sizes = [size for weight in weights.values() if isinstance(weight, torch.Tensor) for size in weight.shape]
+    bounds = {"dim": max(sizes, default=0), "num_layers": len(weights)}
+    given = [("dim", "dim", config["dim"])]
+    for name in ("tokenizer", "positions", "encoder", "decoder", "head"):
+        part = config.get(name)
+        given += [(key, f"{name}.{key}", part[key]) for key in bounds if isinstance(part, dict) and key in part]
+    for name in ("task", "data"):
+        if not isinstance(config.get(name), (dict, type(None))):
+            return f"{name}: a component is a mapping with a _target_, not {signatures.shown(config[name])}"
+    for key, place, value in given:
+        if isinstance(value, int) and value > bounds[key]:
+            return f"{place} is {value}, and its weights allow at most {bounds[key]}"
+    return ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vsattn.errors import ConfigError, DataError, nearest
+from vsattn.extensions import using
 from vsattn.run import guarded
 
 USAGE = """\
@@ -29,7 +30,7 @@ run is a process and a folder of its own.
 Options:
   -h, --help             show this and exit
   -o FOLDER              where everything goes; outputs/compare/TASK/DATE_TIME otherwise
-  -cd, --config-dir DIR  a folder of your own config files
+  -cd, --config-dir DIR  a folder of your own config files; otherwise that of the variable VSATTN_CONFIG_DIR
 """
 
 #: What `compare` in a task's config holds.
@@ -46,14 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_words(words: list[str]) -> int:
-    words, folder = _option(words, "-o", "--output")
+    words, folder = option(words, "-o", "--output")
     if words[:1] == ["lengths"]:
         return _lengths(words[1:], folder)
-    words, config_dir = _option(words, "-cd", "--config-dir")
-    return _compare(words, folder, config_dir)
+    words, config_dir = option(words, "-cd", "--config-dir")
+    with using(config_dir) as own:
+        return _compare(words, folder, None if own is None else str(own))
 
 
-def _option(words: list[str], short: str, long: str) -> tuple[list[str], str | None]:
+def option(words: list[str], short: str, long: str) -> tuple[list[str], str | None]:
     """Take an option and its value out of the words."""
     for i, word in enumerate(words):
         if word.startswith(f"{long}="):

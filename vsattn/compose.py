@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from importlib import resources
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
@@ -21,23 +23,22 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vsattn.errors import ConfigError, nearest
+from vsattn.extensions import groups, published, shadowed
 
 CONF = "vsattn.conf"
 #: Groups that an encoder takes up or not.
 ATTENTION_GROUPS = ("structure", "score", "relation", "rotary", "norm")
+#: Sweepers and launchers that are packages of their own, and the extra of ours that brings each.
+EXTRAS = {
+    "hydra/sweeper/optuna": "sweeps",
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "submitit",
+    "hydra/launcher/submitit_slurm": "submitit",
+    "hydra/launcher/ray": "ray",
+    "hydra/launcher/ray_aws": "ray",
+}
 #: A sweep of up to so many jobs is checked job by job before the first starts; a larger one, value by value.
 MAX_CHECKED_JOBS = 64
-
-
-def groups(config_dir: str | Path | None = None) -> dict[str, list[str]]:
-    """Return the groups and their options, those of a user's own folder included."""
-    found: dict[str, set[str]] = {}
-    roots: list[Any] = [resources.files(CONF)] + ([] if config_dir is None else [Path(config_dir)])
-    for folder in (entry for root in roots for entry in root.iterdir() if entry.is_dir()):
-        options = {entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-        if options:
-            found.setdefault(folder.name, set()).update(options)
-    return {name: sorted(found[name]) for name in sorted(found)}
 
 
 def plain_config(
@@ -50,7 +51,7 @@ def plain_config(
     """
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"there is no folder {config_dir} for --config-dir")
-    table, faults = groups(config_dir), []
+    table, faults = groups(config_dir), [] if config_dir is None else shadowed(config_dir)
     choices: list[Override] = []
     values: list[Override] = []
     for text in overrides:
@@ -108,11 +109,47 @@ def resolve(config: DictConfig, chosen: Iterable[str]) -> tuple[dict[str, Any], 
     return plain, faults
 
 
+def overlay(config: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Change values of a plain config, such as a checkpoint's, by ``key=value`` words.
+
+    Returns:
+        A changed copy, in which nothing is interpolated, and the faults of the words, one line each.
+    """
+    changed, faults = OmegaConf.create(config), []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            faults.append(_unreadable(text, {}, error))
+            continue
+        fault = _sweep_fault(override) or _key_fault(override, changed, {})
+        if override.is_delete():
+            fault = f"{text}: nothing can be left out here; give another value"
+        if fault:
+            faults.append(fault)
+        else:
+            OmegaConf.update(changed, override.key_or_group, override.value(), force_add=True)
+    return OmegaConf.to_container(changed, resolve=False), faults  # type: ignore[return-value]
+
+
 def _missing(node: Any, path: str = "") -> list[str]:
     """Return the keys whose value is ``???``, which the user must give."""
     if isinstance(node, dict):
         return [key for name, item in node.items() for key in _missing(item, f"{path}.{name}" if path else str(name))]
     return [path] if node == "???" else []
+
+
+def hydra_settings(overrides: Iterable[str], *, config_dir: str | Path | None, config_name: str) -> DictConfig:
+    """Return Hydra's own settings: mode, sweeper, launcher and folders, by the choices that have one value."""
+    table, chosen = groups(config_dir), []
+    for text in overrides:
+        with suppress(HydraException):  # what cannot be read is told where configs are checked
+            override = OverridesParser.create().parse_override(text)
+            own = override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+            if not override.is_sweep_override() and (own or override.key_or_group in table):
+                chosen += [] if _group_fault(override, table) else [override]
+    with _hydra(config_dir) as compose:
+        return compose(config_name, chosen, return_hydra_config=True).hydra
 
 
 def jobs(overrides: list[str], config_dir: str | Path | None = None) -> list[list[str]]:
@@ -151,12 +188,19 @@ def _hydra(config_dir: str | Path | None) -> Iterator[Any]:
     GlobalHydra.instance().clear()
     extra = [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"]
 
-    def compose(name: str, overrides: list[Override]) -> DictConfig:
+    def compose(name: str, overrides: list[Override], **options: Any) -> DictConfig:
         try:
-            return hydra_compose(name, [*extra, *(str(o.input_line) for o in overrides)])
+            return hydra_compose(name, [*extra, *(str(o.input_line) for o in overrides)], **options)
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            raise ConfigError(_chain(error)) from error
+            raise ConfigError(_extra(error) or _chain(error)) from error
+        except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, RecursionError) as error:
+            # What Hydra does not expect in a file: other encodings, headers or defaults lists that are none.
+            files = [Path(config_dir or ".", o.key_or_group, f"{o.value()}.yaml") for o in overrides]
+            own = " or ".join(str(file) for file in files if config_dir is not None and os.path.lexists(file))
+            raise ConfigError(f"{own or name} cannot be read as a config: {_first_line(error)}") from error
 
+    for name, target in published().items():
+        ConfigStore.instance().store(group="tokenizer", name=name, node={"_target_": target})
     with initialize_config_module(CONF, version_base="1.3"):
         yield compose
 
@@ -177,7 +221,8 @@ def _sweep_fault(override: Override) -> str | None:
 def _group_fault(override: Override, table: dict[str, list[str]]) -> str | None:
     name, text = override.key_or_group, override.input_line
     if name not in table:
-        return f"{text}: there is no group '{name}'; {nearest(name, table)}" if "/" in name else None
+        foreign = "/" in name and not name.startswith("hydra/")
+        return f"{text}: there is no group '{name}'; {nearest(name, table)}" if foreign else None
     if override.is_delete():
         return f"{text}: group {name} cannot be left out; choose one of {', '.join(table[name])}"
     if override.is_add() and not override.is_force_add():
@@ -241,6 +286,14 @@ def _arguments(where: str, node: dict[str, Any]) -> list[str]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def _extra(error: BaseException) -> str:
+    """Say what to install when an error is that a sweeper or launcher is missing; "" for any other error."""
+    missing = re.search(r"hydra/(?:sweeper|launcher)/\w+", str(error))
+    if missing is None or missing[0] not in EXTRAS:
+        return ""
+    return f"{missing[0]}: is not installed; pip install 'vsattn[{EXTRAS[missing[0]]}]'"
 
 
 def _chain(error: BaseException) -> str:

@@ -26,6 +26,19 @@ class CheckpointError(VsattnError, ValueError):
     """A checkpoint that is missing, truncated, foreign, or written by a newer version."""
 
 
+class Stopped(VsattnError):
+    """A training that ended because a signal asked it to; the message says how to go on.
+
+    Args:
+        message: for the user.
+        number: the signal.
+    """
+
+    def __init__(self, message: str, number: int = 2) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'image'? (choices: image, speech)``."""
     options = sorted(set(choices))

@@ -8,14 +8,19 @@ import time
 STARTED = time.time()
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import os  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from importlib import resources  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from vsattn import __version__  # noqa: E402
-from vsattn.errors import ConfigError, ShapeError, VsattnError  # noqa: E402
+from vsattn.errors import ConfigError, ShapeError, Stopped, VsattnError  # noqa: E402
+from vsattn.extensions import config_dir, groups, using  # noqa: E402
+
+if TYPE_CHECKING:
+    from vsattn.jobs import Sweep
 
 USAGE = """\
 Train and test a model that attends over sets of vectors.
@@ -31,6 +36,7 @@ Train and test a model that attends over sets of vectors.
   python -m vsattn.run task=image data=image_folder data.root=FOLDER
   python -m vsattn.run task=image debug=fast               one batch of everything
   python -m vsattn.run -m task=image seed=0,1,2            three runs
+  python -m vsattn.run resume=last                         go on with the run that was stopped last; resume=FOLDER
 
 Choose an option of a group with GROUP=OPTION (* is chosen otherwise):
 
@@ -45,7 +51,8 @@ Options:
   --version              show the version and exit
   -m, --multirun         one run for each combination of values separated by commas
   -c job, --cfg job      show the whole config instead of running (with --resolve: references filled in)
-  -cd, --config-dir DIR  a folder of your own files, such as DIR/experiment/mine.yaml
+  -cd, --config-dir DIR  a folder of your own files, such as DIR/experiment/mine.yaml, which `vsattn init DIR` makes;
+                         otherwise the folder that the variable VSATTN_CONFIG_DIR names
   --hydra-help           more, about Hydra's own options
 
 Results go to outputs/TASK/DATE_TIME in the current folder; hydra.run.dir=FOLDER chooses another.
@@ -61,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help") for word in words):
-        print(USAGE.format(groups=_groups_table()))
-        return 0
+        return guarded(lambda: print(USAGE.format(groups=_groups_table())), "vsattn.run")
     if "--version" in words:
         print(f"vsattn {__version__}")
         return 0
@@ -71,83 +77,79 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _launch(words: list[str]) -> int:
     options = _parse(words)
-    if not (options.hydra_help or options.shell_completion or options.info or options.experimental_rerun):
-        _check(options)
+    with using(options.config_dir) as folder:
+        if folder is not None:
+            options.config_dir, words = str(folder), [*words, "--config-dir", str(folder)]
+        if any(word.startswith("resume=") for word in options.overrides):
+            return _go_on(options)
+        return _start(words, options)
+
+
+def _go_on(options: argparse.Namespace) -> int:
+    from vsattn.resume import resume
+
+    if options.multirun:
+        raise ConfigError("resume: one run goes on at a time; leave --multirun out")
+    resume(options.overrides, started=STARTED)
+    return 0
+
+
+def _start(words: list[str], options: argparse.Namespace) -> int:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from vsattn.tasks.cluster import words_of_rank
+
+        words = [*words, *words_of_rank(options.overrides)]
+    asks = options.hydra_help or options.shell_completion or options.info or options.experimental_rerun
+    sweep = None if asks else _check(options)
     import hydra
 
     codes: list[int] = []
+    started = STARTED if sweep is None else None
 
     @hydra.main(version_base="1.3", config_path="pkg://vsattn.conf", config_name="config")
-    def job(config: Any) -> None:
-        codes.append(_run_job(config))
+    def job(config: Any) -> float | None:
+        from vsattn.jobs import run_job
 
-    given, sys.argv = sys.argv, [sys.argv[0], *words]
+        code, value = run_job(config, started=started)
+        codes.append(code)
+        return value
+
+    # Hydra's parser wants settings side by side.
+    after = max((i + 1 for i, word in enumerate(words) if word in (options.overrides or ())), default=len(words))
+    more = [] if sweep is None else sweep.more
+    given, sys.argv = sys.argv, [sys.argv[0], *words[:after], *more, *words[after:]]
     try:
-        job()
+        with contextlib.nullcontext() if sweep is None else sweep.summarized():
+            job()
     except SystemExit as stop:  # Hydra has said why
         codes.append(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
     finally:
         sys.argv = given
-    return max(codes, default=0)
+    return max([*codes, *([] if sweep is None else [sweep.exit_code])], default=0)
 
 
-def _run_job(config: Any) -> int:
-    from hydra.core.hydra_config import HydraConfig
-
-    from vsattn.compose import resolve
-
-    settings = HydraConfig.get()
-    several = settings.mode is not None and settings.mode.name == "MULTIRUN"
-    try:
-        plain, faults = resolve(config, [word.lstrip("+~").split("=")[0] for word in settings.overrides.task])
-        if faults:
-            raise ConfigError("\n".join(faults))
-        from vsattn.tasks.experiment import run
-
-        run(plain, Path(settings.runtime.output_dir), started=None if several else STARTED)
-    except (ConfigError, ShapeError) as error:
-        return fail(error, 2)
-    except VsattnError as error:
-        return fail(error, 1)
-    except SystemExit as stop:
-        raise _stopped(stop) from stop
-    return 0
-
-
-def _stopped(stop: SystemExit) -> BaseException:
-    """Return what an interrupted training means: Lightning leaves with 1 after Ctrl-C and with 0 after SIGTERM."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    if isinstance(stop.__context__, KeyboardInterrupt):
-        return KeyboardInterrupt()
-    if isinstance(stop, SIGTERMException):
-        print("terminated", file=sys.stderr)
-        return SystemExit(143)
-    return stop
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Compose what will be run, and raise ConfigError with all that is wrong with it."""
+def _check(options: argparse.Namespace) -> Sweep | None:
+    """Compose what will be run, raise ConfigError with all that is wrong with it, and return the sweep if it is one."""
     from vsattn.compose import jobs, plain_config
+    from vsattn.jobs import find_sweep
 
     faults: list[str] = []
-    sweep = jobs(options.overrides, options.config_dir) if options.multirun else [options.overrides]
-    for overrides in sweep:
-        config, found = plain_config(
-            overrides, config_dir=options.config_dir, config_name=options.config_name or "config"
-        )
+    name = options.config_name or "config"
+    sweep = None if options.cfg else find_sweep(options.overrides, options.multirun, options.config_dir, name)
+    faults += [] if sweep is None else sweep.faults()
+    for overrides in [options.overrides] if sweep is None else jobs(sweep.words, options.config_dir):
+        config, found = plain_config(overrides, config_dir=options.config_dir, config_name=name)
         faults += found
         from vsattn.tasks.checks import faults as faults_of
 
         faults += faults_of(config)
-        strategy = str((config.get("trainer") or {}).get("strategy"))
-        if options.multirun and strategy.startswith("ddp") and strategy.split("_")[1:2] not in (["spawn"], ["fork"]):
-            faults.append(
-                f"trainer.strategy: {strategy} starts this command again for each device, so a sweep's runs would mix; "
-                "with --multirun use trainer.strategy=ddp_spawn"
-            )
+        from vsattn.tasks.cluster import command_faults
+
+        faults += command_faults(config.get("trainer"), several_runs="--multirun" if sweep else "")
+    faults += [] if sweep is None else sweep.aim(config)
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
+    return sweep
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -182,6 +184,9 @@ def guarded(
         return action() or 0
     except refused as error:
         return fail(error, 2, command)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.number
     except VsattnError as error:
         return fail(error, 1, command)
     except KeyboardInterrupt:
@@ -195,6 +200,7 @@ def guarded(
 def fail(error: Exception, code: int, command: str = "vsattn.run") -> int:
     """Print what is wrong, and return the exit code."""
     lines = str(error).splitlines() or [type(error).__name__]
+    command = command.replace(".", " ") if called_by_script() else command
     title = {2: "this cannot be run", 1: "the run failed"}[code]
     faults = sum(not line.startswith(" ") for line in lines)
     count = f" ({faults} faults)" if code == 2 and faults > 1 else ""
@@ -202,21 +208,23 @@ def fail(error: Exception, code: int, command: str = "vsattn.run") -> int:
     return code
 
 
+def called_by_script() -> bool:
+    """Tell whether the user wrote ``vsattn run`` (or ``python -m vsattn run``) rather than ``python -m vsattn.run``."""
+    program = Path(sys.argv[0])
+    return program.stem == "vsattn" or program.parts[-2:] == ("vsattn", "__main__.py")
+
+
 def _groups_table() -> str:
     """List groups and options by the names of the files alone, which is quick."""
     import yaml
 
-    conf = resources.files("vsattn.conf")
     chosen: dict[str, str] = {}
-    for entry in yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]:
+    for entry in yaml.safe_load(resources.files("vsattn.conf").joinpath("config.yaml").read_text("utf-8"))["defaults"]:
         chosen.update(entry if isinstance(entry, dict) else {})
-    lines = []
-    for group in sorted(
-        folder.name for folder in conf.iterdir() if folder.is_dir() and not folder.name.startswith("_")
-    ):
-        options = sorted(f.name[:-5] for f in (conf / group).iterdir() if f.name.endswith(".yaml"))
-        lines.append(f"  {group:11} {' '.join(f'*{o}' if o == chosen.get(group) else o for o in options)}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"  {group:11} {' '.join(f'*{o}' if o == chosen.get(group) else o for o in options)}"
+        for group, options in groups(config_dir()).items()
+    )
 
 
 if __name__ == "__main__":

@@ -5,12 +5,19 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import os
+import reprlib
+import sys
 import types
 import typing
 from typing import Any
 
 _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+#: No count or size is larger; what takes a whole number often keeps it in 64 bits.
+LARGEST = 2**63 - 1
+_shortened = reprlib.Repr()
+_shortened.maxlevel, _shortened.maxdict, _shortened.maxlist, _shortened.maxtuple = 4, 12, 12, 12
+_shortened.maxstring = _shortened.maxlong = _shortened.maxother = 160
 _PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
@@ -57,7 +64,8 @@ def slot(annotation: Any, partial: bool) -> type:
         product = _product(option)
         if partial and product is not None:
             return product
-        if not partial and inspect.isclass(option) and option is not type(None) and typing.get_origin(option) is None:
+        plain = option in (Any, type(None)) or typing.get_origin(option) is not None  # Any is a class since Python 3.11
+        if not partial and inspect.isclass(option) and not plain:
             return option
     return object
 
@@ -90,9 +98,9 @@ def _fits_one(value: Any, option: Any) -> bool:
     if origin is typing.Literal:
         return any(value == choice and type(value) is type(choice) for choice in typing.get_args(option))
     if option is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if option is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
     if option in (bool, str):
         return isinstance(value, option)
     if (origin or option) in _SEQUENCES:
@@ -112,6 +120,11 @@ def _items_fit(value: list[Any] | tuple[Any, ...], origin: Any, arguments: tuple
     if origin is tuple and arguments and arguments[-1] is not ...:
         return len(value) == len(arguments) and all(fits(v, a) for v, a in zip(value, arguments))
     return not arguments or all(fits(v, arguments[0]) for v in value)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, on one line and shortened: it may come from anywhere."""
+    return _shortened.repr(value)
 
 
 def describe(annotation: Any) -> str:

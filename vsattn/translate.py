@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vsattn.errors import ConfigError, DataError
-from vsattn.predict import files, opened, read_words
+from vsattn.predict import files, move, opened, read_words
 from vsattn.run import guarded
 
 if TYPE_CHECKING:
-    from vsattn.predictor import Predictor
+    from vsattn.tasks.inputs import Question
     from vsattn.translator import Translation, Translator
 
 USAGE = """\
@@ -63,18 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(words), "vsattn.translate")
 
 
-def translate_files(predictor: Predictor, inputs: Sequence[Path], out: TextIO) -> None:
-    """Translate the lines of files as the run was tested, one line for each.
-
-    Raises:
-        DataError: naming a file or a line that cannot be read.
-    """
-    from vsattn.translator import Translator
-
-    assert isinstance(predictor, Translator)
-    write(_lines_of(inputs), _translate(predictor, {}), out)
-
-
 def write(
     lines: Iterable[str],
     translate: Translate,
@@ -118,10 +104,12 @@ def _run(words: list[str]) -> None:
     columns = {"numbered": options.get("n_best", 1) > 1, "scores": options.pop("scores")}
     translator = _load(given["ckpt"].split(","), given.get("device", "cpu"))
     draw = None if folder is None else _drawer(translator, Path(folder))
+    from vsattn.tasks.inputs import STANDARD_INPUT, decoded, each_line
+
     asks, buffer = not inputs and sys.stdin.isatty(), options.pop("buffer")
     translate = _translate(translator, options)
     with opened(given.get("output")) as out:
-        lines = _lines_of(inputs) if inputs else _decoded(_asked() if asks else sys.stdin.buffer, "standard input")
+        lines = _lines(decoded(_asked(), "-", STANDARD_INPUT) if asks else each_line(inputs or None))
         write(
             lines, _forgiving(translate) if asks else translate, out, buffer=1 if asks else buffer, draw=draw, **columns
         )
@@ -172,10 +160,9 @@ def _load(ckpts: Sequence[str], device: str) -> Translator:
         if not isinstance(one, Translator):
             raise DataError(f"{ckpt} does not translate: use python -m vsattn.predict ckpt={ckpt} input=FILE")
         found.append(one)
-    try:
-        return (Translator.ensemble(found) if len(found) > 1 else found[0]).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {device} cannot be used here: {str(error).splitlines()[0]}") from None
+    translator = Translator.ensemble(found) if len(found) > 1 else found[0]
+    move(translator, device)
+    return translator
 
 
 def _translate(translator: Translator, options: dict[str, Any]) -> Translate:
@@ -228,25 +215,12 @@ def _drawer(translator: Translator, folder: Path) -> Callable[[int, str, Transla
     return draw
 
 
-def _lines_of(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the lines of files, plain or gzip whatever their names."""
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                packed = file.peek(2).startswith(b"\x1f\x8b")
-                yield from _decoded(gzip.GzipFile(fileobj=file) if packed else file, str(path))
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """Yield lines without their ends; nothing but a line feed ends one."""
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            reason = f"{error.reason} at byte {error.start}"
-            raise DataError(f"line {number} of {name} is no UTF-8 text ({reason})") from None
+def _lines(questions: Iterable[Question]) -> Iterator[str]:
+    """Yield lines, and stop at the first that cannot be read: the others would lose their places."""
+    for question in questions:
+        if isinstance(question.item, DataError):
+            raise question.item
+        yield question.item
 
 
 def _asked() -> Iterator[bytes]:

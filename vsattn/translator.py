@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.errors import ConfigError, DataError
 from vsattn.hypotheses import Ensemble, Hypothesis, MaxLength, Writer
 from vsattn.model import Model
-from vsattn.predictor import Predictor
+from vsattn.predictor import WINDOW, Predictor, listed, several
 from vsattn.search import beam_search, forced, sample
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.tokenizers.text import BOS, EOS, PADDING
@@ -110,6 +111,8 @@ class Translator(Predictor):
         length_penalty: float | None = None,
         n_best: int = 1,
         first: int = 0,
+        num_workers: int = 0,
+        errors: Literal["raise", "return"] = "raise",
     ) -> list[Any]:
         """Translate texts; one without words becomes an empty text.
 
@@ -120,13 +123,19 @@ class Translator(Predictor):
                 trained the model tests with, and at least ``n_best``.
             n_best: how many translations of each are wished.
             first: the number of the first text in messages.
+            num_workers: changes nothing, since each step of a search needs the one before.
+            errors: ``"return"`` gives a `DataError` in the place of a translation that cannot be given.
 
         Returns:
             For each text a `Translation`, or, with ``n_best`` above 1, a list of up to so many, best first.
 
         Raises:
-            DataError: naming a text that is too long for the model, or is no string.
+            DataError: naming a text that is too long for the model, or is no string, unless errors are returned.
         """
+        if errors != "raise":
+            chosen: dict[str, Any] = {"width": width, "length_penalty": length_penalty, "n_best": n_best}
+            found = self._beside_faults(items, lambda good: self.predict(good, batch_size=batch_size, **chosen))
+            return listed(found, errors)
         width = max(n_best, self._setting("beam_width", BEAM_WIDTH)) if width is None else width
         penalty = self._penalty(length_penalty)
         options: dict[str, Any] = {"length_penalty": penalty, "max_length": MaxLength(limit=self.texts.max_length)}
@@ -136,6 +145,12 @@ class Translator(Predictor):
 
         found = self._searched(items, search, batch_size, first)
         return found if n_best > 1 else [best for (best,) in found]
+
+    def stream(self, items: Iterable[Any], *, batch_size: int = 64, num_workers: int = 0) -> Iterator[Any]:
+        """Yield the translation of each text, or its error, see :meth:`~vsattn.predictor.Predictor.stream`."""
+        remaining, window = iter(items), batch_size * WINDOW if batch_size > 1 else 1
+        while chunk := list(islice(remaining, window)):
+            yield from self._beside_faults(chunk, lambda good: self.predict(good, batch_size=batch_size))
 
     def sample(
         self,
@@ -247,11 +262,23 @@ class Translator(Predictor):
                     found[i] = [self._translation(hypothesis, read[i]) for hypothesis in of_one]
         return found
 
+    def _beside_faults(self, items: Iterable[Any], translate: Callable[[list[str]], list[Any]]) -> list[Any]:
+        """Return the translations of the texts that have one, and errors in the places of the others."""
+        texts = list(several(items))
+        faults = [self._fault(text) for text in texts]
+        found = iter(translate([text for text, fault in zip(texts, faults, strict=True) if fault is None]))
+        return [next(found) if fault is None else fault for fault in faults]
+
+    def _fault(self, item: Any) -> DataError | None:
+        try:
+            self.texts.collate([item])
+        except DataError as error:
+            return item if isinstance(item, DataError) else error
+        return None
+
     def _sources(self, items: Iterable[str], first: int) -> list[Tensor]:
         """Return the ids ``(N_i,)`` of each text, end included."""
-        if isinstance(items, (str, bytes, Path)):
-            raise DataError(f"this takes a list of texts, not one: use [{items!r}]")
-        read = enumerate(items, start=first)
+        read = enumerate(several(items), start=first)
         return [self._tokens(text, i, lambda text: self.texts.collate([text])["source"]) for i, text in read]
 
     def _tokens(self, text: str, index: int, tokens: Callable[[str], Tensor]) -> Tensor:

@@ -12,6 +12,9 @@ from vsattn.errors import ConfigError
 
 from .base import Augment
 
+#: RandAugment has 31 strengths, from 0.
+MAX_MAGNITUDE = 30
+
 
 class ImageAugment(Augment):
     """Random crop, flip, affine map, RandAugment and cutout of one picture, in this order; a plain picklable callable.
@@ -47,6 +50,8 @@ class ImageAugment(Augment):
                 raise ConfigError(f"ImageAugment.{name} must not be negative, but is {value}")
         if not (0 <= scale < 1 and shift <= 1):
             raise ConfigError(f"ImageAugment.scale is in [0, 1) and shift in [0, 1]; got {scale} and {shift}")
+        if not 0 <= magnitude <= MAX_MAGNITUDE:
+            raise ConfigError(f"ImageAugment.magnitude is in 0 .. {MAX_MAGNITUDE}, not {magnitude}")
         self.crop_padding, self.flip, self.cutout = crop_padding, flip, cutout
         self.transforms: list[Any] = []
         if rotation or shift or scale or shear:

@@ -7,7 +7,7 @@ its second ``=`` (``Cxn=free=rc-obj`` in the training split of EWT), so what it 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,7 @@ from vsattn.errors import ConfigError, DataError, nearest
 from .archives import fetch_archive, sha256_of
 from .base import Augment
 from .tagged import TaggedWords
+from .text_files import BYTE_ORDER_MARK, read_text
 
 #: The ten columns of a word's line (https://universaldependencies.org/format.html).
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
@@ -98,41 +99,40 @@ def read_conllu(path: str | Path) -> list[Sentence]:
     """Read a file; its text is ``"".join(line for sentence in result for line in sentence.lines)``, byte by byte.
 
     Raises:
-        DataError: naming file and line, for a file that is missing, empty or not UTF-8, a line without ten columns, or
-            an ID that does not follow the one before.
+        DataError: naming file and line, for a file that is missing, empty or not UTF-8, a line without ten columns or
+            with an empty one, or an ID that does not follow the one before.
     """
-    sentences: list[Sentence] = []
+    return list(parse_conllu(read_lines(path), str(path)))
+
+
+def parse_conllu(stream: Iterable[str], name: str) -> Iterator[Sentence]:
+    """Yield the sentences of lines with their ends, as they come.
+
+    Raises:
+        DataError: see :func:`read_conllu`, naming ``name``.
+    """
     lines, rows, ended = list[str](), list[int](), False
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(stream, start=1):
         if not line.strip():
             ended = True
         elif ended:
-            sentences.append(Sentence(lines, rows))
+            yield Sentence(lines, rows)
             lines, rows, ended = [], [], False
-        if line.strip() and not line.startswith("#") and _is_word(line, len(rows) + 1, f"{path}, line {number}"):
+        if line.strip() and not line.startswith("#") and _is_word(line, len(rows) + 1, f"{name}, line {number}"):
             rows.append(len(lines))
         lines.append(line)
-    return [*sentences, Sentence(lines, rows)]
+    yield Sentence(lines, rows)
 
 
 def read_lines(path: str | Path) -> list[str]:
     """Return the lines of a text file with their ends, which are ``\\n`` or ``\\r\\n``.
 
     Raises:
-        DataError: naming the file, when it is missing, empty, not UTF-8, or begins with a byte order mark.
+        DataError: see :func:`~vsattn.tasks.data.text_files.read_text`; also for a byte order mark.
     """
-    path = Path(path).expanduser()
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file") from None
-    if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):  # it would be read as a part of the first word
+    text = read_text(path)
+    if text.startswith(BYTE_ORDER_MARK):  # it would be read as a part of the first word
         raise DataError(f"{path}, line 1: begins with a byte order mark; save the file as UTF-8 without one")
-    if not text.strip():
-        raise DataError(f"{path} is empty")
     return re.findall(r"[^\n]*\n|[^\n]+", text)  # not splitlines, which ends lines at other characters too
 
 
@@ -141,10 +141,12 @@ def _is_word(line: str, expected: int, place: str) -> bool:
     fields = _fields(line)
     if len(fields) != len(COLUMNS):
         raise DataError(f"{place}: {len(fields)} columns; CoNLL-U has {len(COLUMNS)}, with one tab between them")
-    found = re.fullmatch(r"(\d+)(-\d+|\.\d+)?", fields[0])
-    if found is None:
+    if "" in fields:
+        raise DataError(f"{place}: the column {COLUMNS[fields.index('')].upper()} is empty; CoNLL-U writes _ instead")
+    found = re.fullmatch(r"([0-9]+)(?:-([0-9]+)|\.[0-9]+)?", fields[0])
+    if found is None or (found[2] and int(found[2]) < int(found[1])):
         raise DataError(f"{place}: the ID is {fields[0]!r}; it is a number, a range (1-2) or an empty node (8.1)")
-    if found[2]:
+    if found[0] != found[1]:
         return False
     if int(found[1]) != expected:
         raise DataError(f"{place}: the ID is {fields[0]}, but word {expected} comes here; is a blank line missing?")

@@ -88,21 +88,6 @@ class ClassFolders:
         return f"{self.noun}s lie like {example}, where cat is a class"
 
 
-def listed(paths: Sequence[Path], extensions: Sequence[str]) -> list[Path]:
-    """Return files as they are, and of folders the visible files with these endings, sorted.
-
-    Raises:
-        DataError: naming a folder without any.
-    """
-    found: list[Path] = []
-    for path in paths:
-        inside = sorted(p for p in visible_files(path) if p.suffix.lower() in extensions) if path.is_dir() else [path]
-        if not inside:
-            raise DataError(f"{path} holds no file that ends in {' '.join(extensions)}")
-        found += inside
-    return found
-
-
 def visible_files(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder but hidden ones and those that file managers leave behind."""
     seen: set[str] = set()

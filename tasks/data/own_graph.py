@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +12,12 @@ import torch
 from torch import Tensor
 
 from vsattn.errors import ConfigError, DataError
+from vsattn.saved import read_saved as load_saved
 from vsattn.tokenizers.graph import Graph
 
 from ..classification import IGNORED
 from .graphs import SPLITS, GraphData, check_fractions, random_masks, said
+from .tables import Table
 
 #: Columns of a node table and of an edge table that are no features.
 NODE_COLUMNS, EDGE_COLUMNS = ("id", "label", "split"), ("source", "target")
@@ -140,7 +140,7 @@ def read_tables(
     nodes: Path, edges: Path | None, adjacency: Path | None = None, adjacency_rows: str = "source"
 ) -> OwnNodes:
     """Read a table of nodes, and their edges from a table or a matrix; see :class:`OwnGraph`."""
-    table = _Table.read(nodes, ("id",), NODE_COLUMNS)
+    table = Table.read(nodes, ("id",), NODE_COLUMNS)
     names = table.text["id"]
     if not names:
         raise DataError(f"{nodes} has no node")
@@ -171,7 +171,7 @@ def read_adjacency(path: Path, num_nodes: int, rows: str) -> tuple[Tensor, Tenso
         raise DataError(f"{path}: an adjacency matrix is a .npz or a .pt file")
     try:
         if path.suffix == ".pt":
-            matrix = torch.load(path, map_location="cpu", weights_only=True)
+            matrix = load_saved(path)
             matrix = (
                 matrix if isinstance(matrix, Tensor) and matrix.is_sparse else torch.as_tensor(matrix).to_sparse_coo()
             )
@@ -181,9 +181,8 @@ def read_adjacency(path: Path, num_nodes: int, rows: str) -> tuple[Tensor, Tenso
                 dense = None if scipys else held[held.files[0]]
             coo = sparse.coo_array(sparse.load_npz(path) if scipys else dense)
             place = torch.from_numpy(np.stack(coo.coords).astype(np.int64))
-            matrix = torch.sparse_coo_tensor(
-                place, torch.from_numpy(np.asarray(coo.data, np.float32)), coo.shape, check_invariants=False
-            )
+            values = torch.from_numpy(np.asarray(coo.data, np.float32))
+            matrix = torch.sparse_coo_tensor(place, values, coo.shape, check_invariants=True)
     except Exception as error:  # damaged files fail in any way
         raise DataError(f"{path} cannot be read as an adjacency matrix: {said(error)}") from error
     if tuple(matrix.shape) != (num_nodes, num_nodes):
@@ -192,6 +191,8 @@ def read_adjacency(path: Path, num_nodes: int, rows: str) -> tuple[Tensor, Tenso
         )
     matrix = matrix.coalesce()
     weights = matrix.values().float()
+    if not bool(weights.isfinite().all()):
+        raise DataError(f"{path} holds NaN or infinity; every entry must be a finite number")
     index, weights = matrix.indices()[:, weights != 0], weights[weights != 0]
     index = index if rows == "source" else index.flip(0)
     return index, None if bool((weights == 1).all()) else weights[:, None]
@@ -228,7 +229,7 @@ def _opened(path: Path) -> tuple[Graph, dict[str, Any]]:
 
     try:
         with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
-            held: Any = torch.load(path, map_location="cpu", weights_only=True)
+            held: Any = load_saved(path)
         fields = held if isinstance(held, dict) else held.to_dict()
     except Exception as error:
         raise DataError(
@@ -245,55 +246,11 @@ def _kind(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-@dataclass
-class _Table:
-    """A CSV file: columns of text by name, the other columns as numbers ``(n, F)``, and the line of each row."""
-
-    text: dict[str, list[str]]
-    features: Tensor
-    lines: list[int] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, path: Path, required: Sequence[str], known: Sequence[str]) -> _Table:
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file)
-                header = [name.strip() for name in next(reader, [])]
-                rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read as a CSV table: {said(error)}") from error
-        lacking = [name for name in required if name not in header]
-        if lacking or len(set(header)) < len(header):
-            what = f"lacks {', '.join(lacking)}" if lacking else "names a column twice"
-            raise DataError(
-                f"{path}, line 1: the header {','.join(header)!r} {what}; columns are {','.join(known)} and features"
-            )
-        where = {name: i for i, name in enumerate(header)}
-        numeric = [name for name in header if name not in known]
-        values = np.empty((len(rows), len(numeric)), np.float32)
-        for i, (line, row) in enumerate(rows):
-            if len(row) != len(header):
-                raise DataError(f"{path}, line {line}: {len(row)} cells; the header has {len(header)}")
-            values[i] = [_number(row[where[name]], f"{path}, line {line}, column {name}") for name in numeric]
-        text = {name: [row[where[name]] for _, row in rows] for name in known if name in where}
-        return cls(text, torch.from_numpy(values), [line for line, _ in rows])
-
-
 def _edges(path: Path, number: dict[str, int], nodes: Path) -> tuple[Tensor, Tensor | None]:
-    table = _Table.read(path, EDGE_COLUMNS, EDGE_COLUMNS)
+    table = Table.read(path, EDGE_COLUMNS, EDGE_COLUMNS)
     for name in EDGE_COLUMNS:
         for line, node in zip(table.lines, table.text[name], strict=True):
             if node not in number:
                 raise DataError(f"{path}, line {line}: the {name} {node!r} is not an id of {nodes}")
     index = torch.tensor([[number[node] for node in table.text[name]] for name in EDGE_COLUMNS], dtype=torch.long)
     return index, table.features if table.features.shape[1] else None
-
-
-def _number(cell: str, where: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise DataError(f"{where}: a number is expected, not {cell!r}") from None
-    if not isfinite(value):
-        raise DataError(f"{where}: a finite number is expected, not {cell!r}")
-    return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from vsattn.errors import ConfigError, DataError
 
 from .base import Augment, Data
+from .text_files import BYTE_ORDER_MARK, read_text
 
 #: A source text and its translation.
 Pair = tuple[str, str]
@@ -156,21 +155,8 @@ def read_texts(path: str | Path) -> list[str]:
     """Return the lines of a UTF-8 file, plain or gzip whatever its name, without their ends and a byte order mark.
 
     Raises:
-        DataError: naming the file, and the line where there is one, when it is missing, damaged, empty or not UTF-8.
+        DataError: see :func:`~vsattn.tasks.data.text_files.read_text`.
     """
-    path = Path(path).expanduser()
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); convert the file") from None
-    if not text.strip():
-        raise DataError(f"{path} is empty")
+    text = read_text(path, unpack=True).removeprefix(BYTE_ORDER_MARK)
     # Not splitlines, which ends lines at other characters too, so that the two files would fall out of step.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

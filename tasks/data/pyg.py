@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -154,6 +155,32 @@ class PyG(GraphData):
             raise DataError(f"{self.name} could not be read or downloaded ({said(error)})") from error
 
 
+class _Arrays(pickle.Unpickler):
+    """Reads what Planetoid's files are made of, and nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.split(".")[0], name) not in _HARMLESS:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+        return super().find_class(module, name)
+
+
+_HARMLESS = {
+    ("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("scipy", "csr_matrix"),
+    ("collections", "defaultdict"), ("__builtin__", "list"), ("builtins", "list"), ("_codecs", "encode"),
+}  # fmt: skip
+
+
+def _check_pickle(path: Path) -> None:
+    """Raise DataError for a file that torch-geometric would unpickle and that holds more than arrays and lists."""
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            _Arrays(file, encoding="latin1").load()
+    except Exception as error:  # damaged pickles fail in any way
+        raise DataError(f"{path} cannot be read ({said(error)}); delete it, and the next run downloads it") from error
+
+
 class Planetoid(PyG):
     """Citations among papers, with their words as features, on the public split: 20 papers a class, 500 and 1,000.
 
@@ -196,6 +223,8 @@ class Planetoid(PyG):
             for end in ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
         ]
         lacking = [file.name for file in files if not file.is_file()]
+        for file in files[:-1]:
+            _check_pickle(file)
         folder = raw.parent
         while not folder.exists():
             folder = folder.parent

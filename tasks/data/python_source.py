@@ -98,7 +98,7 @@ def labelled_lines(path: Path) -> Iterator[list[tuple[str, str]]]:
             text = file.read()
         roles, lines = Roles(ast.parse(text)), text.split("\n")
         found = list(tokenize.generate_tokens(io.StringIO(text).readline))
-    except (SyntaxError, ValueError, tokenize.TokenError, OSError) as error:
+    except (SyntaxError, ValueError, tokenize.TokenError, OSError, RecursionError, MemoryError) as error:
         version = ".".join(map(str, sys.version_info[:2]))
         raise DataError(f"{path} cannot be read as Python {version}: {error}") from None
     statement: list[tuple[str, str]] = []

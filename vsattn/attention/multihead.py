@@ -85,6 +85,9 @@ class MultiHeadAttention(nn.Module):
         shared = num_heads if num_key_value_heads is None else num_key_value_heads
         if shared < 1 or num_heads % shared:
             raise ConfigError(f"num_key_value_heads divides num_heads {num_heads}; {shared} does not")
+        for name, width in (("key_dim", key_dim), ("value_dim", value_dim), ("out_dim", out_dim)):
+            if width is not None and width < 1:
+                raise ConfigError(f"{name} is at least 1, not {width}")
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"MultiHeadAttention.dropout is in [0, 1), not {dropout}")
         head_dim = embed_dim // num_heads if head_dim is None else head_dim

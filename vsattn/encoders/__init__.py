@@ -3,6 +3,7 @@
 from vsattn.encoders.base import Encoder
 from vsattn.encoders.convolution import ConvEncoder
 from vsattn.encoders.diffusion import DiffusionEncoder
+from vsattn.encoders.identity import Identity
 from vsattn.encoders.induced import InducedEncoder
 from vsattn.encoders.latent import LatentEncoder
 from vsattn.encoders.recurrent import RecurrentEncoder
@@ -13,6 +14,7 @@ __all__ = [
     "ConvEncoder",
     "DiffusionEncoder",
     "Encoder",
+    "Identity",
     "InducedEncoder",
     "LatentEncoder",
     "RecurrentEncoder",

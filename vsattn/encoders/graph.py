@@ -77,7 +77,7 @@ class GATEncoder(GraphConvEncoder):
         dropout: see :class:`GraphConvEncoder`.
 
     Raises:
-        ConfigError: when the heads do not divide the width.
+        ConfigError: when the heads do not divide the width, or for a probability out of range.
 
     Source: Velickovic et al. 2018, "Graph Attention Networks", section 2.1.
     """
@@ -89,6 +89,8 @@ class GATEncoder(GraphConvEncoder):
 
         if num_heads < 1 or dim % num_heads:
             raise ConfigError(f"GATEncoder.num_heads {num_heads} does not divide the width {dim}")
+        if not 0 <= attention_dropout < 1:
+            raise ConfigError(f"GATEncoder.attention_dropout is in [0, 1), not {attention_dropout}")
 
         def convolution() -> nn.Module:
             return GATConv(dim, dim // num_heads, num_heads, dropout=attention_dropout)

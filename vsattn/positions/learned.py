@@ -40,7 +40,7 @@ class Learned(Positions):
         if self.grid is None:
             index = sequence_index(vector_set, len(self.table), "Learned(max_length=...)")
             return F.embedding(index, self.table)
-        if vector_set.grid == self.grid and vector_set.mask is None and vector_set.pos is None:
+        if vector_set.mask is None and vector_set.pos is None and vector_set.grid == self.grid:
             return self.table[None]
         return self._stretched(vector_set)
 

@@ -27,7 +27,7 @@ class Rotary(nn.Module):
             first half with feature i of its second (``"halves"``, as in GPT-NeoX and LLaMA). Trained weights fit one.
 
     Raises:
-        ConfigError: for an odd ``head_dim``.
+        ConfigError: for an odd ``head_dim``, or a ``max_wavelength`` that is not positive.
         ShapeError: in use, when ``head_dim`` is no multiple of ``2 P``, or the vectors have no positions.
 
     Source: Su et al. 2021, "RoFormer", section 3.2.2.
@@ -45,6 +45,8 @@ class Rotary(nn.Module):
             raise ConfigError(f"Rotary.head_dim must be even, not {head_dim}")
         if pairing not in ("interleaved", "halves"):
             raise ConfigError(f"Rotary.pairing is 'interleaved' or 'halves', not {pairing!r}")
+        if max_wavelength <= 0:
+            raise ConfigError(f"Rotary.max_wavelength is positive, not {max_wavelength}")
         self.head_dim, self.max_wavelength, self.pairing = head_dim, max_wavelength, pairing
 
     def forward(self, vectors: Tensor, vector_set: VectorSet) -> Tensor:

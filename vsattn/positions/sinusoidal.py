@@ -26,6 +26,8 @@ class Sinusoidal(Positions):
         super().__init__()
         if dim % 2:
             raise ConfigError(f"Sinusoidal.dim must be even, not {dim}")
+        if max_wavelength <= 0:
+            raise ConfigError(f"Sinusoidal.max_wavelength is positive, not {max_wavelength}")
         self.dim, self.max_wavelength, self.scale = dim, max_wavelength, scale
 
     def encode(self, vector_set: VectorSet) -> Tensor:

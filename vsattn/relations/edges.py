@@ -34,6 +34,8 @@ class EdgeFeatures(Relation):
         parts = {"score": {"to_score"}, "key": {"to_key"}, "key_value": {"to_key", "to_value"}}
         if to not in parts:
             raise ConfigError(f"EdgeFeatures.to is one of {', '.join(parts)}, not {to!r}")
+        if edge_dim < 1:
+            raise ConfigError(f"EdgeFeatures.edge_dim is at least 1, not {edge_dim}")
         self.parts = frozenset(parts[to])
         self.project = nn.Linear(edge_dim, num_heads * (1 if to == "score" else head_dim), bias=False)
 

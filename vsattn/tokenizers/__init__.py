@@ -7,6 +7,7 @@ from vsattn.lazy import on_demand
 _HOME_OF = {
     "Tokenizer": "vsattn.tokenizers.base",
     "AudioFrames": "vsattn.tokenizers.audio",
+    "Waves": "vsattn.tokenizers.waves",
     "SpecAugment": "vsattn.tokenizers.spec_augment",
     "Pixels": "vsattn.tokenizers.pixels",
     "Patches": "vsattn.tokenizers.patches",
@@ -15,6 +16,7 @@ _HOME_OF = {
     "GraphNodes": "vsattn.tokenizers.graph_nodes",
     "Words": "vsattn.tokenizers.words",
     "Characters": "vsattn.tokenizers.characters",
+    "WordPieces": "vsattn.tokenizers.word_pieces",
     "Spelling": "vsattn.tokenizers.spelling",
     "WordFeatures": "vsattn.tokenizers.spelling",
     "Text": "vsattn.tokenizers.text",

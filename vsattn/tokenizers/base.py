@@ -47,6 +47,10 @@ class Tokenizer(ABC):
         """What a decoder can write, row by row, or None: the answers of these items are no text."""
         return None
 
+    def summary(self, item: Any) -> Sequence[float] | None:
+        """Return figures of an item, always as many, from which a trivial baseline learns; None for no baseline."""
+        return None
+
     @property
     def state(self) -> dict[str, Any]:
         """What `fit` learned, as plain JSON values.

@@ -41,8 +41,11 @@ class Characters(WordTokenizer):
         min_count: int = 2,
     ) -> None:
         super().__init__(width=width)
-        if char_width < 1 or max_length < 2:
-            raise ConfigError(f"char_width is at least 1 and max_length at least 2, not {char_width} and {max_length}")
+        if char_width < 1 or max_length < 2 or min_count < 1:
+            raise ConfigError(
+                "char_width and min_count are at least 1 and max_length at least 2, not "
+                f"{char_width}, {min_count} and {max_length}"
+            )
         if not kernel_sizes or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigError(f"kernel_sizes are odd numbers, at least one, not {list(kernel_sizes)}")
         self.char_width, self.kernel_sizes = char_width, tuple(kernel_sizes)

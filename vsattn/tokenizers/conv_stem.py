@@ -80,7 +80,7 @@ class ConvStemEmbedder(nn.Module):
             assert isinstance(norm, BatchNorm)
             x = norm.on_maps(x, mask).relu()
             if mask is not None:
-                x = x * mask.view(len(x), 1, *x.shape[2:])
+                x = x * mask.view(x.shape[0], 1, *x.shape[2:])
             if stage in self.pools:
                 x = F.max_pool2d(x, 2, ceil_mode=True)
                 cells = None if cells is None else (cells + 1) // 2

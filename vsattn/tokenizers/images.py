@@ -28,6 +28,8 @@ def read_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.format == "EPS":  # PIL would start Ghostscript, whatever the name of the file says
+                raise UnidentifiedImageError
             image.load()
             return ImageOps.exif_transpose(image).copy()
     except FileNotFoundError:
@@ -130,7 +132,7 @@ class ImageTokenizer(Tokenizer):
         if channels not in (None, 1, 3):
             raise ConfigError(f"channels is 1, 3 or null, not {channels}")
         sides = () if size is None else (size,) if isinstance(size, int) else tuple(size)
-        if size is not None and (len(sides) > 2 or any(side < 1 for side in sides)):
+        if size is not None and (len(sides) not in (1, 2) or any(side < 1 for side in sides)):
             raise ConfigError(f"size is null, a longer side, or [height, width], all positive; not {size}")
         self.size = size if size is None or isinstance(size, int) else (int(sides[0]), int(sides[-1]))
         if max_vectors < 1:

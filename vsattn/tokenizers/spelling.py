@@ -55,6 +55,8 @@ class Spelling(WordTokenizer):
                 "Spelling needs suffixes or prefixes, of lengths of at least 1, or shape; "
                 f"got suffixes={list(suffixes)}, prefixes={list(prefixes)}"
             )
+        if min_count < 1:
+            raise ConfigError(f"Spelling.min_count is at least 1, not {min_count}")
         self.suffixes, self.prefixes = tuple(suffixes), tuple(prefixes)
         self.shape, self.min_count = shape, min_count
 

@@ -116,6 +116,8 @@ class Text:
             raise DataError(f"this is no state of Text ({type(error).__name__}: {error})") from None
         if [found.id_to_token(row) for row in range(len(SPECIALS))] != SPECIALS:
             raise DataError(f"this is no state of Text: its first rows are not {', '.join(SPECIALS)}")
+        if json.loads(found.to_str()) != json.loads(self._made(found.model).to_str()):
+            raise DataError(f"this is no state of Text with split={self.cutter.split}: it has rules of its own")
         return self._take(found)
 
     def __len__(self) -> int:

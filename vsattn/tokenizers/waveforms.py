@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -27,6 +28,12 @@ INTEGERS = (torch.int8, torch.int16, torch.int32)
 #: 1 in 200,000 for others, whose resampling filter would otherwise fill the memory.
 MAX_RATIO = 500
 
+#: What writes to a pipe puts a size from here on into the header of a WAV file, since it cannot know the true one.
+UNKNOWN_SIZE = 0x7FFFF000
+
+#: A larger number is no sample: its square is not finite.
+LOUDEST = 1e15
+
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
     """Read a sound file (WAV, FLAC, OGG, MP3 and what else libsndfile knows), its channels averaged.
@@ -45,7 +52,22 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     samples = torch.cat(parts) if parts else torch.empty(0)
     if len(samples) < promised:
         raise DataError(f"{path} is cut short: {len(samples)} of {promised} samples are there")
+    if lacking := _lacking_bytes(path):
+        raise DataError(f"{path} is cut short: {lacking:,} bytes of the samples that its header promises are not there")
     return _checked(samples, str(path)), rate
+
+
+def _lacking_bytes(path: str | Path) -> int:
+    """Return how many bytes a WAV file lacks of its samples; libsndfile takes what is there for all."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        while head[:4] == b"RIFF" and head[8:] == b"WAVE" and len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                there = os.fstat(file.fileno()).st_size - file.tell()
+                return max(0, size - there) if size < UNKNOWN_SIZE else 0
+            file.seek(size + size % 2, 1)
+    return 0
 
 
 @contextmanager
@@ -82,7 +104,7 @@ def to_waveform(item: Any, sample_rate: int, name: str) -> Tensor:
     """
     if isinstance(item, (str, Path)):
         samples, rate = read_audio(item)
-        return resample(samples, rate, sample_rate)
+        return resample(samples, _possible(rate, sample_rate, str(item)), sample_rate)
     rate = sample_rate
     if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], (int, np.integer)):
         item, rate = item[0], int(item[1])
@@ -91,15 +113,13 @@ def to_waveform(item: Any, sample_rate: int, name: str) -> Tensor:
     if not isinstance(item, Tensor) or not (item.is_floating_point() or item.dtype in INTEGERS):
         kind = getattr(item, "dtype", type(item).__name__)
         raise DataError(f"{name} is {kind}; give int16, int32 or floating point, (samples, rate in Hz) or a path")
-    if rate < 1:
-        raise DataError(f"{name} has a sample rate of {rate} Hz")
     if item.numel() == 0:
         raise DataError(f"{name} holds no samples")
     if item.ndim == 2 and min(item.shape) <= MAX_CHANNELS:
         item = _full_scale(item).mean(0 if item.shape[0] <= item.shape[1] else 1)
     if item.ndim != 1:
         raise DataError(f"{name} has shape {tuple(item.shape)}; samples are (S,), or (S, channels) or (channels, S)")
-    return resample(_checked(_full_scale(item), name), rate, sample_rate)
+    return resample(_checked(_full_scale(item), name), _possible(rate, sample_rate, name), sample_rate)
 
 
 def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -112,6 +132,13 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
     return sinc(samples, ratio.numerator, ratio.denominator)
 
 
+def _possible(rate: int, sample_rate: int, name: str) -> int:
+    """Return the rate, if it can be brought to ``sample_rate``."""
+    if not sample_rate <= rate * MAX_RATIO or not rate <= sample_rate * MAX_RATIO:
+        raise DataError(f"{name} has a sample rate of {rate} Hz, which cannot be brought to {sample_rate} Hz")
+    return rate
+
+
 def _full_scale(samples: Tensor) -> Tensor:
     return samples.float() if samples.is_floating_point() else samples.float() / -torch.iinfo(samples.dtype).min
 
@@ -121,6 +148,8 @@ def _checked(samples: Tensor, name: str) -> Tensor:
         raise DataError(f"{name} holds no samples")
     if not bool(samples.isfinite().all()):
         raise DataError(f"{name} holds NaN or infinity")
+    if float(samples.abs().max()) > LOUDEST:
+        raise DataError(f"{name} holds samples up to {float(samples.abs().max()):.3g}; full scale is 1")
     return samples
 
 

@@ -92,8 +92,10 @@ class Words(WordTokenizer):
 
     def __init__(self, *, width: int = 128, min_count: int = 2, lower: bool = False, dropout: float = 0.0) -> None:
         super().__init__(width=width)
-        if dropout < 0:
-            raise ConfigError(f"Words.dropout is 0 (off) or positive, not {dropout}")
+        if dropout < 0 or min_count < 1:
+            raise ConfigError(
+                f"Words.dropout is 0 (off) or positive and min_count at least 1, not {dropout} and {min_count}"
+            )
         self.min_count, self.lower, self.dropout = min_count, lower, dropout
 
     def learn(self, sentences: Sequence[Sentence]) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""Judge a trained model again: on any split, and on other data of the same kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vsattn.build import build
+from vsattn.errors import DataError
+from vsattn.predictor import Predictor
+
+from .base import Task
+from .classification import IGNORED
+from .data.audio import Segment
+from .data.base import Data, Split
+from .experiment import prepare
+from .loading import make_loaders
+from .training import SHARED, make_trainer, plain_errors, quiet, test
+
+#: What can be judged.
+SPLITS = ("test", "val", "train")
+
+
+class Renumbered:
+    """A split whose targets have other numbers.
+
+    Args:
+        pairs: the split.
+        numbers: the new number of each class.
+    """
+
+    def __init__(self, pairs: Split, numbers: Sequence[int]) -> None:
+        self.pairs, self.numbers = pairs, torch.tensor(numbers)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        item, target = self.pairs[index]
+        return item, self._renumbered(target)
+
+    def _renumbered(self, target: Any) -> Any:
+        if isinstance(target, Segment):
+            return target._replace(label=int(self.numbers[target.label]))
+        if isinstance(target, (list, tuple)):
+            return [self._renumbered(one) for one in target]
+        numbers = torch.as_tensor(target)
+        renumbered = torch.where(numbers == IGNORED, numbers, self.numbers[numbers.clamp(min=0)])
+        return renumbered if isinstance(target, (Tensor, np.ndarray)) else int(renumbered)
+
+
+def evaluate(predictor: Predictor, config: dict[str, Any], *, split: str = "test") -> dict[str, float]:
+    """Judge a model on one split as a run judges its test split, and print what is judged.
+
+    Args:
+        predictor: as :func:`vsattn.load` gives it.
+        config: that of the run, with its ``data`` and ``batch_size`` as they are wanted now.
+        split: one of `SPLITS`.
+
+    Returns:
+        What a run reports as ``test/...``, by those names.
+
+    Raises:
+        ConfigError: for a config that cannot be built, or a device that is not there.
+        DataError: for data that are missing, cannot be read, or have targets that the model does not know.
+    """
+    prepare(config)
+    data: Data = build(config["data"], Data, path="data")
+    data.setup(config["seed"])
+    given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
+    task: Task = build(config["task"], Task, path="task", **given, recipe=config)
+    pairs: Split = getattr(data, split)
+    print(f"data      {data.describe()}\nsplit     {split}, {len(pairs)} items", flush=True)
+    data.test = pairs if predictor.tokenizer.writes is not None else by_name(data, split, predictor.classes)
+    loader = make_loaders(
+        task,
+        data,
+        batch_size=config["batch_size"],
+        batch_vectors=config.get("batch_vectors"),
+        num_workers=config.get("num_workers", 0),
+        seed=config["seed"],
+        splits=("test",),
+    )["test"]
+    whole = {*SHARED, "devices"} - {"fast_dev_run", "limit_test_batches"}  # all of the split, however the run tested
+    arguments = {name: value for name, value in config["trainer"].items() if name in whole}
+    with quiet():
+        trainer = make_trainer(arguments, folder=Path(), callbacks=[], loggers=[], enable_progress_bar=False)
+        with plain_errors():
+            return test(task, data, loader, trainer, arguments, seed=config["seed"])
+
+
+def by_name(data: Data, split: str, classes: Sequence[str]) -> Split:
+    """Return a split with the numbers that a model has for its classes.
+
+    Args:
+        data: set up; its classes may stand in another order than the model's, or be others.
+        split: one of its splits.
+        classes: the model's.
+
+    Raises:
+        DataError: naming the classes of targets that the model does not know, and how many there are of each.
+    """
+    pairs: Split = getattr(data, split)
+    if list(data.classes) == list(classes):
+        return pairs
+    number = {name: i for i, name in enumerate(classes)}
+    numbers = [number.get(name, -1) for name in data.classes]
+    if -1 in numbers:
+        counts = Counter(label for i in range(len(pairs)) for label in _labels(pairs[i][1]))
+        unknown = [f"{name} ({counts[i]})" for i, name in enumerate(data.classes) if numbers[i] < 0 and counts[i]]
+        if unknown:
+            raise DataError(
+                f"the {split} split of {data.name} has targets that the model does not know: {', '.join(unknown)}; "
+                f"it knows {', '.join(classes)}"
+            )
+    return Renumbered(pairs, numbers)
+
+
+def _labels(target: Any) -> list[int]:
+    """Return the numbers of the classes in a target."""
+    if isinstance(target, Segment):
+        return [target.label]
+    if isinstance(target, (list, tuple)):
+        return [label for one in target for label in _labels(one)]
+    return torch.as_tensor(target).flatten().tolist()
