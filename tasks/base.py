@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from vsattn.checkpoint import payload
-from vsattn.errors import VsattnError
 from vsattn.depth import keep_frozen
+from vsattn.errors import VsattnError
 from vsattn.layers.norms import counted
 from vsattn.tokenizers.base import Tokenizer
 

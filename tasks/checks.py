@@ -105,6 +105,8 @@ def faults(config: dict[str, Any]) -> list[str]:
             found += [] if optional or name not in config else [f"{name}: is null; choose one with {name}=OPTION"]
             continue
         seen += check(part, slot, path=name, injected=given) + _factory_fault(name, part)
+        if name in ("task", "optimizer", "schedule") and isinstance(part, dict):
+            found += [f"{name}.{key}: the run gives this itself; leave it out" for key in given if key in part]
     # Encoder and decoder repeat structure, score, relation, rotary and norm: their faults are told once.
     for line in seen:
         if not any(re.sub(r"^(en|de)coder\.(attention\.)?", "", line) == other for other in seen if other is not line):

@@ -95,6 +95,13 @@ def _is_command() -> bool:
     return name.startswith("vsattn") or Path(sys.argv[0]).stem == "vsattn"
 
 
+def number_of_processes(settings: dict[str, Any]) -> int | None:
+    """Return how many processes the arguments of a trainer are for; None where that is the machine's choice."""
+    devices = settings.get("devices", 1)
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else None
+    return 1 if not is_parallel(settings) else None if count is None else count * settings.get("num_nodes", 1)
+
+
 def rank(settings: dict[str, Any]) -> int:
     """Return this process's number among those of a training, as far as its environment tells before it begins."""
     if not is_parallel(settings):
@@ -185,10 +192,12 @@ def requeueing(trainer: pl.Trainer) -> Iterator[None]:
     Lightning's own handler would write a checkpoint wherever the signal finds each process, amid a step too.
     """
     environment = trainer._accelerator_connector.cluster_environment
-    requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
-    if not requeues or threading.current_thread() is not threading.main_thread():
+    alone = threading.current_thread() is not threading.main_thread()
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue or alone:
         yield
         return
+    warning = environment.requeue_signal
+    assert warning is not None
     asked = False
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -197,7 +206,7 @@ def requeueing(trainer: pl.Trainer) -> Iterator[None]:
             asked = True
             signal.raise_signal(signal.SIGTERM)
 
-    before = signal.signal(environment.requeue_signal, hear)
+    before = signal.signal(warning, hear)
     try:
         yield
     except (Stopped, SIGTERMException):
@@ -205,7 +214,7 @@ def requeueing(trainer: pl.Trainer) -> Iterator[None]:
             requeue()
         raise
     finally:
-        signal.signal(environment.requeue_signal, before)
+        signal.signal(warning, before)
 
 
 def requeue() -> None:

@@ -1,4 +1,4 @@
-"""Training in several processes, each with its share of every batch: by Lightning's strategies, never our own launcher."""
+"""Training in several processes, each with its share of every batch: by Lightning's own strategies."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ class Together(Callback):
         wrong = [name for name in self.fingerprint if len({one[name] for one in every}) > 1]
         if wrong:
             raise VsattnError(
-                f"the processes disagree about {' and '.join(wrong)}: all must read the same data, with the same versions "
-                "of all packages"
+                f"the processes disagree about {' and '.join(wrong)}: all must read the same data, with the same "
+                "versions of all packages"
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,8 +157,8 @@ def fingerprint(task: Task, sizes: dict[str, int]) -> dict[str, str]:
 class Returned(Callback):
     """Brings back what a training in processes of its own (``ddp_spawn``) has learned beside the weights.
 
-    Lightning itself brings back the weights and the best checkpoint's path; this brings the state of all callbacks, such
-    as the table of epochs, and of the loop, which counts epochs and steps.
+    Lightning itself brings back the weights and the best checkpoint's path; this brings the state of all callbacks,
+    such as the table of epochs, and of the loop, which counts epochs and steps.
     """
 
     def __init__(self, noise: tuple[str, ...] = ()) -> None:
@@ -290,8 +290,8 @@ def spreads(trainer: pl.Trainer) -> bool:
     found = isinstance(trainer.strategy, ModelParallelStrategy)
     if averages and found:
         raise ConfigError(
-            f"{type(averages[0]).__name__} needs the whole weights, which trainer=fsdp spreads over the processes: leave "
-            "it out, or use trainer=ddp"
+            f"{type(averages[0]).__name__} needs the whole weights, which trainer=fsdp spreads over the processes: "
+            "leave it out, or use trainer=ddp"
         )
     return found
 
@@ -319,6 +319,6 @@ def _unused(error: RuntimeError) -> VsattnError | None:
     if "find_unused_parameters=True" not in str(error):
         return None
     return ConfigError(
-        "some weights of this model took no part in the loss of a batch, which trainer.strategy=ddp does not allow for: "
-        "use trainer.strategy=ddp_find_unused_parameters_true, or freeze them"
+        "some weights of this model took no part in the loss of a batch, which trainer.strategy=ddp does not allow "
+        "for: use trainer.strategy=ddp_find_unused_parameters_true, or freeze them"
     )

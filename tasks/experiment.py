@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -29,7 +30,7 @@ from .base import Task
 from .callbacks import Checkpoints
 from .card import write_card
 from .checks import faults as find_faults
-from .cluster import folder_of_first, proceed, rank, restarted, unfinished, waits
+from .cluster import folder_of_first, is_parallel, number_of_processes, proceed, rank, restarted, unfinished, waits
 from .data.base import Data
 from .finetune import find_origin, first_tokenizer, start
 from .plots import curves
@@ -195,6 +196,11 @@ def announce(
         "device": f"{device}, {torch.get_num_threads()} threads",
         "folder": str(folder),
     }
+    if is_parallel(settings):
+        lines["processes"] = str(number_of_processes(settings) or "one a device")
+        norms = [name for name, part in task.model.named_modules() if isinstance(part, _BatchNorm)]
+        apart = f"{', '.join(norms[:3])}: torch's own BatchNorm, so each process takes the statistics of its own share"
+        lines |= {"note": apart} if norms and not settings.get("sync_batchnorm") else {}
     lines |= {"note": unused} if unused else {}
     lines |= weights or {}
     for name, text in lines.items():

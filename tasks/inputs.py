@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 import zlib
 from collections import Counter
@@ -45,10 +46,10 @@ def each_file(inputs: Sequence[Path], extensions: Sequence[str] = ()) -> Iterato
     """
     found: list[Question] = []
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             found += _inside(path, extensions)
         else:
-            found.append(Question(str(path), path if path.exists() else DataError(f"there is no {path}")))
+            found.append(Question(str(path), path if os.path.exists(path) else DataError(f"there is no {path}")))
     if all(isinstance(question.item, DataError) for question in found):
         raise DataError("\n".join(str(question.item) for question in found))
     return iter(found)
@@ -68,7 +69,8 @@ def _inside(folder: Path, extensions: Sequence[str]) -> Iterator[Question]:
     if not fitting:
         wanted = f" that ends in {' '.join(extensions)}" if extensions else ""
         yield Question(str(folder), DataError(f"{folder} holds no file{wanted}"))
-    yield from (Question(str(path), path) for path in fitting)
+    for path in fitting:  # a pipe would never end
+        yield Question(str(path), path if path.is_file() else DataError(f"{path} is no file, or a link to none"))
 
 
 def each_line(inputs: Sequence[Path] | None) -> Iterator[Question]:

@@ -35,6 +35,7 @@ LIMITS = (
     "fast_dev_run",
     "overfit_batches",
     "profiler",
+    "val_check_interval",
 )
 
 #: The first rates, at which nothing happens, and the last, at which all is lost, are never suggested.
@@ -80,7 +81,7 @@ def find_rates(
         task, data, batch_size=batch_size, batch_vectors=batch_vectors, num_workers=num_workers, seed=seed
     )
     arguments = {key: value for key, value in (trainer or {}).items() if key not in LIMITS}
-    arguments |= {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0}
+    arguments |= {"max_epochs": -1, "max_steps": steps, "check_val_every_n_epoch": 10**9}
     rising = Rising(min_lr, max_lr, steps)
     weights, schedule = copy.deepcopy(task.state_dict()), task.schedule
     task.must_be_finite, task.schedule = False, None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from vsattn.answers import Record
 from vsattn.errors import ConfigError, DataError
@@ -21,6 +24,7 @@ from vsattn.tokenizers.graph import Graph
 
 from .answering import labelled
 from .classification import IGNORED, ClassificationTask, Collate, joined
+from .consistency import consistency
 from .data.base import Data
 from .data.sampling import NeighborSampler, Seed, Seeds
 from .inputs import Question
@@ -79,11 +83,64 @@ class NodeCollate(Collate):
 class NodeTask(ClassificationTask):
     """One label per node (``head=vector``) or per graph, by cross-entropy.
 
-    Its arguments are those of :class:`~vsattn.tasks.classification.ClassificationTask`; the tokenizer is `GraphNodes`.
+    Args:
+        model, tokenizer, classes, optimizer, schedule, recipe, label_smoothing: see
+            :class:`~vsattn.tasks.classification.ClassificationTask`; the tokenizer is `GraphNodes`.
+        consistency: weight of :func:`~vsattn.tasks.consistency.consistency` among the passes of a step, over all nodes,
+            labelled or not; 0 passes once.
+        draws: passes a step, each with its own dropout.
+        temperature: of that target, in (0, 1].
+
+    Raises:
+        ConfigError: for values out of range.
     """
 
     floor_name = "logistic regression on the features, without the graph"
     extensions = (".pt",)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        classes: Sequence[str],
+        *,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[..., LRScheduler] | None = None,
+        recipe: dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        consistency: float = 0.0,
+        draws: int = 2,
+        temperature: float = 0.5,
+    ) -> None:
+        if not 0 <= consistency < math.inf or draws < 2 or not 0 < temperature <= 1:
+            raise ConfigError(
+                "task.consistency is at least 0, task.draws at least 2 and task.temperature in (0, 1]; not "
+                f"{consistency}, {draws} and {temperature}"
+            )
+        super().__init__(
+            model,
+            tokenizer,
+            classes,
+            optimizer=optimizer,
+            schedule=schedule,
+            recipe=recipe,
+            label_smoothing=label_smoothing,
+        )
+        self.consistency, self.draws, self.temperature = consistency, draws, temperature
+
+    def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy, with `consistency` that of all passes and what they differ by."""
+        if not self.consistency:
+            return super().training_loss(output, batch)
+        passes = [output, *(self(batch) for _ in range(self.draws - 1))]
+        learned = sum(super(NodeTask, self).training_loss(one, batch) for one in passes) / self.draws
+        mask = batch.get("mask") if output.ndim == 3 else None
+        return learned + self.consistency * consistency(passes, temperature=self.temperature, mask=mask)
+
+    def teach_plainly(self) -> None:
+        """Smooth no label, and ask for no consistency."""
+        super().teach_plainly()
+        self.consistency = 0.0
 
     def collator(self, train: bool) -> NodeCollate:
         """Return the function that batches."""
@@ -128,7 +185,7 @@ class NodeTask(ClassificationTask):
 
         Features are known by their place: the same columns in the same order as in training.
         """
-        return _graphs([Path(question.name) for question in super().questions(predictor, inputs)])
+        return _graphs(list(super().questions(predictor, inputs)))
 
     @classmethod
     def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:
@@ -137,18 +194,20 @@ class NodeTask(ClassificationTask):
         return [{"graph": question.name, "node": node, **labelled(found)} for node, found in named]
 
 
-def _graphs(paths: list[Path]) -> Iterator[Question]:
+def _graphs(files: list[Question]) -> Iterator[Question]:
     from .data.own_graph import read_graphs
 
-    while paths:
-        tables = [path.suffix for path in paths[:2]] == [".csv", ".csv"]
-        files, paths = paths[: 1 + tables], paths[1 + tables :]
-        name = str(files[0])
+    while files:
+        tables = [getattr(file.item, "suffix", None) for file in files[:2]] == [".csv", ".csv"]
+        (first, *_), paths, files = files, [file.item for file in files[: 1 + tables]], files[1 + tables :]
+        if isinstance(first.item, DataError):
+            yield first
+            continue
         try:
-            ((_, found),) = read_graphs(files)
-            yield Question(name, found.graph, found.names)
+            ((_, found),) = read_graphs(paths)
+            yield Question(first.name, found.graph, found.names)
         except DataError as error:
-            yield Question(name, error)
+            yield Question(first.name, error)
 
 
 def _tabled(split: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -29,20 +29,30 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
 
     Norms, biases, everything else with one axis longer than 1, positions and relations do not decay: pulling
     them to zero does not make the function smoother (Loshchilov and Hutter 2019 leave the choice open; this is
-    the usual one for Transformers).
+    the usual one for Transformers). The weights of a module with a number as its ``weight_decay`` decay by that.
+
+    Raises:
+        ConfigError: for such a module and no ``weight_decay``.
     """
     trained = {id(p): (name, p) for name, p in model.named_parameters() if p.requires_grad}
+    own: dict[int, float] = {}
+    for module in model.modules():
+        if isinstance(decay := getattr(module, "weight_decay", None), float):
+            own |= {id(p): decay for p in module.parameters()}
     if weight_decay is None:
+        if own:
+            raise ConfigError("parts of this model have a weight decay of their own; choose an optimizer that has one")
         return [{"params": [p for _, p in trained.values()]}]
     spared_modules = (*NORMS, Positions, Relation)
     spared = {id(p) for m in model.modules() if isinstance(m, spared_modules) for p in m.parameters()}
     kept: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
+    decayed: dict[float, list[nn.Parameter]] = {weight_decay: []}
     for name, parameter in trained.values():
         flat = sum(size > 1 for size in parameter.shape) <= 1
         alone = id(parameter) in spared or flat or name.rsplit(".", 1)[-1] == "bias"
-        (kept if alone else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        (kept if alone else decayed.setdefault(own.get(id(parameter), weight_decay), [])).append(parameter)
+    groups = [{"params": members, "weight_decay": share} for share, members in decayed.items()]
+    groups.append({"params": kept, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
 
 

@@ -44,15 +44,16 @@ def training_state(task: Task) -> dict[str, Any]:
         every = [None] * trainer.world_size
         torch.distributed.all_gather_object(every, own)
     # Lightning saves this too, but loads it only where nothing has asked for the number of steps before.
-    loader = trainer.train_dataloader.state_dict()
+    loader: Any = trainer.train_dataloader
     by_process = {name: [one[name] for one in every] for name in own}
-    return {**by_process, "loader": loader, "plateau": _plateau(task)}
+    return {**by_process, "loader": loader.state_dict(), "plateau": _plateau(task)}
 
 
 def restore_training_state(task: Task, state: dict[str, Any]) -> None:
     """Go on from what `training_state` gave, at the start of training."""
     trainer = task.trainer
-    trainer.train_dataloader.load_state_dict(state["loader"])
+    loader: Any = trainer.train_dataloader
+    loader.load_state_dict(state["loader"])
     if len(state["random"]) == trainer.world_size:
         set_random_state(state["random"][trainer.global_rank])
     elif trainer.is_global_zero:
@@ -119,7 +120,7 @@ def _plateaus(task: Task) -> list[Any]:
 
 def _plateau(task: Task) -> list[float]:
     """Return the measures that Lightning would give `ReduceLROnPlateau` only after the checkpoint of an epoch's end."""
-    progress = task.trainer.fit_loop.epoch_progress.current
+    progress: Any = task.trainer.fit_loop.epoch_progress.current
     if progress.processed == progress.completed:
         return []
     return [float(task.trainer.callback_metrics[config.monitor]) for config in _plateaus(task)]

@@ -23,7 +23,7 @@ from .answering import labelled
 from .classification import IGNORED, ClassificationTask, Collate, joined
 from .data.audio import EXTENSIONS, Segment
 from .data.audio_augment import AudioAugment
-from .data.base import Augmented, Data
+from .data.base import Data
 from .inputs import Question
 from .plots import confusion, shown, spread
 from .report import linear_floor
@@ -83,16 +83,15 @@ class SpeechTask(ClassificationTask):
         """Return the function that batches."""
         return SpeechCollate(self.tokenizer, train=train)
 
-    def on_train_start(self) -> None:
+    def check(self, data: Data, split: str) -> None:
         """Look at the training data before the first step.
 
         Raises:
             ConfigError: for segments and an augmentation that moves time.
         """
-        super().on_train_start()
-        pairs: Any = getattr(self.trainer.train_dataloader, "dataset", None)
-        moved = isinstance(pairs, Augmented) and isinstance(pairs.augment, AudioAugment) and pairs.augment.moves_time
-        if moved and not isinstance(pairs.items[0][1], int):
+        super().check(data, split)
+        moved = split == "train" and isinstance(data.augment, AudioAugment) and data.augment.moves_time
+        if moved and not isinstance(data.train[0][1], int):
             raise ConfigError(
                 "labels in time do not fit clips that are moved: set data.augment.speed=0 and data.augment.shift=0"
             )

@@ -184,7 +184,11 @@ def group(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     for run in runs:
-        empty = {**(run.settings or {"settings": "the same"}), "failed": [], **{name: [] for name in (*metrics, *SPENT)}}
+        empty = {
+            **(run.settings or {"settings": "the same"}),
+            "failed": [],
+            **{name: [] for name in (*metrics, *SPENT)},
+        }
         row = rows.setdefault(str(run.settings), empty)
         if run.exit_code or not run.metrics:
             row["failed"].append(run.name)

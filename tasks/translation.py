@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,8 @@ class TranslationTask(Task):
         """Yield the lines of text files, plain or gzip, or of standard input."""
         if inputs is None:
             return each_line(None)
-        return each_line([Path(question.name) for question in super().questions(predictor, inputs)])
+        files = super().questions(predictor, inputs)
+        return chain.from_iterable([f] if isinstance(f.item, DataError) else each_line([f.item]) for f in files)
 
     @classmethod
     def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:

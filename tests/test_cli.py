@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,11 +34,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, An
     def install(*outcomes: BaseException | None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
 
-        def run(config: dict[str, Any], folder: Path, *, started: float | None = None) -> None:
+        def run(config: dict[str, Any], folder: Path, *, started: float | None = None) -> SimpleNamespace:
             calls.append({"config": config, "folder": folder, "started": started})
             outcome = outcomes[len(calls) - 1] if len(calls) <= len(outcomes) else None
             if outcome is not None:
                 raise outcome
+            return SimpleNamespace(metrics={})
 
         monkeypatch.setattr("vsattn.tasks.experiment.run", run)
         return calls

@@ -15,6 +15,7 @@ from vsattn.encoders.diffusion import DiffusionLayer
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.scores import Cosine, SplitAdditive
 from vsattn.structure import Edges, Full
+from vsattn.tasks.optim import parameter_groups
 from vsattn.vectorset import VectorSet
 
 INDEX = torch.tensor([[0, 1, 2, 3, 3, 0, 2, 4], [1, 2, 0, 1, 3, 4, 2, 4]])  # node 5 has no edge
@@ -22,7 +23,7 @@ INDEX = torch.tensor([[0, 1, 2, 3, 3, 0, 2, 4], [1, 2, 0, 1, 3, 4, 2, 4]])  # no
 
 def made(**arguments) -> DiffusionLayer:
     torch.manual_seed(0)
-    return DiffusionLayer(8, 2, hops=5, teleport=0.15, **arguments).double().eval()
+    return DiffusionLayer(8, 2, **{"hops": 5, "teleport": 0.15, **arguments}).double().eval()
 
 
 @pytest.mark.parametrize("score", [Cosine, SplitAdditive])
@@ -39,9 +40,10 @@ def test_hops_are_torch_geometrics_propagation_with_the_attention_weights(score)
     assert torch.allclose(layer(graph).x[0], torch.cat(expected, 1))
 
 
+@pytest.mark.parametrize("teleport", [0.15, None])
 @pytest.mark.parametrize("structure", [Full(), Edges(INDEX)])
-def test_one_definition_for_graphs_and_for_all_pairs(structure) -> None:
-    layer = made()
+def test_one_definition_for_graphs_and_for_all_pairs(structure, teleport: float | None) -> None:
+    layer = made(teleport=teleport)
     x = torch.randn(1, 6, 8, dtype=torch.float64, requires_grad=True)
     vectors = VectorSet(x, structure=structure)
     q, k = (layer._heads(projection(x)) for projection in (layer.query_proj, layer.key_proj))
@@ -49,6 +51,8 @@ def test_one_definition_for_graphs_and_for_all_pairs(structure) -> None:
     value = mixed = layer._heads(x)
     for _ in range(5):
         mixed = 0.85 * weights @ mixed + 0.15 * value
+    if teleport is None:
+        mixed = sum(torch.linalg.matrix_power(weights, hops) @ value for hops in range(6)) / 6
     expected = mixed.transpose(1, 2).flatten(2)
     output = layer(vectors).x
     assert torch.allclose(output, expected)
@@ -73,6 +77,36 @@ def test_dropout_takes_other_weights_at_each_hop_in_training_alone() -> None:
     layer.teleport = 0.0  # each node sees itself alone: what is left of it is a power of 1 / 0.5, or nothing
     left = [bool(layer(chain).x[0, 0, 0]) for _ in range(400)]  # all of 5 hops must keep it
     assert 0 < sum(left) / 400 < 0.15  # 1/32 of the time; 1/2 if one mask were used for all hops
+
+
+def test_dropped_vectors_are_carried_nowhere_and_attend_as_before() -> None:
+    """Each pass is linear in the vectors kept, with the weights of all of them; twice as large for what is missing."""
+    layer = made(vector_dropout=0.5, teleport=None)
+    graph = VectorSet(torch.randn(1, 6, 8, dtype=torch.float64), structure=Edges(INDEX))
+    plain = layer(graph).x
+    carried = torch.autograd.functional.jacobian(lambda v: diffused(layer, graph, v), graph.x)[0, :, :, 0]
+    layer.train()
+    seen = set()
+    for _ in range(40):
+        found = layer(graph).x[0].flatten()
+        kept = [m for m in range(64) if torch.allclose(found, (carried.flatten(2) @ doubled(graph.x[0], m)).flatten())]
+        assert len(kept) == 1  # whole vectors alone
+        seen.update(kept)
+    assert len(seen) > 10 and torch.equal(layer.eval()(graph).x, plain)
+
+
+def diffused(layer: DiffusionLayer, graph: VectorSet, value: torch.Tensor) -> torch.Tensor:
+    """The layer's map of values, with the weights of ``graph``."""
+    q, k, v = (layer._heads(x) for x in (layer.query_proj(graph.x), layer.key_proj(graph.x), value))
+    weights = attention_weights(q, k, graph, graph, graph.structure, score=layer.score)
+    mean = sum(torch.linalg.matrix_power(weights, hops) @ v for hops in range(6)) / 6
+    return mean.transpose(1, 2).flatten(2)
+
+
+def doubled(x: torch.Tensor, kept: int) -> torch.Tensor:
+    """``(N * D)`` where the vectors that the bits of ``kept`` name are twice themselves, and others 0."""
+    bits = torch.tensor([kept >> node & 1 for node in range(len(x))])
+    return (2 * bits[:, None] * x).flatten()
 
 
 def test_too_many_pairs_for_the_dense_form() -> None:
@@ -104,7 +138,39 @@ def test_two_layers_of_one_hop_are_gat() -> None:
     assert torch.allclose(found[0], expected)
 
 
-@pytest.mark.parametrize("wrong", [{"hops": 0}, {"teleport": 1.0}, {"head_dim": 0}, {"dropout": 1.0}])
+def test_attention_decays_on_its_own() -> None:
+    encoder = DiffusionEncoder(8, [2, 1], hops=[1, 1], attention_decay=0.5)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 8), encoder)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in parameter_groups(model, 0.01)}
+    projections = {f"1.layers.{i}.{which}_proj" for i in (0, 1) for which in ("query", "key")}
+    assert found[0.01] == {"0.weight"} and found[0.5] == {f"{name}.weight" for name in projections}
+    with pytest.raises(ConfigError, match="choose an optimizer that has one"):
+        parameter_groups(model)
+    assert found[0.0] == {"0.bias"} | {f"{name}.bias" for name in projections} and len(found) == 3
+
+
+def test_activation_after_the_last_layer() -> None:
+    torch.manual_seed(0)
+    plain, last = (DiffusionEncoder(8, [2], hops=[2], activation="relu", activate_last=w).eval() for w in (False, True))
+    last.load_state_dict(plain.state_dict())
+    graph = VectorSet(torch.randn(1, 6, 8), structure=Edges(INDEX))
+    assert torch.equal(last(graph).x, plain(graph).x.relu()) and bool((plain(graph).x < 0).any())
+    with pytest.raises(ConfigError, match="is 'elu' or 'relu', not 'gelu'"):
+        DiffusionEncoder(8, [2], hops=[2], activation="gelu")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hops": 0},
+        {"teleport": 1.0},
+        {"head_dim": 0},
+        {"dropout": 1.0},
+        {"vector_dropout": 1.0},
+        {"weight_decay": -1.0},
+    ],
+)
 def test_values_out_of_range(wrong) -> None:
     with pytest.raises(ConfigError, match="are at least 1"):
         DiffusionLayer(8, 2, **{"hops": 1, "teleport": 0.1, **wrong})

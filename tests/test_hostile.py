@@ -34,6 +34,7 @@ from vsattn.model import build_model
 from vsattn.positions import Positions
 from vsattn.run import main
 from vsattn.tasks.data import text_files
+from vsattn.tasks.data.folders import ClassFolders
 from vsattn.tasks.data.own_graph import read_adjacency
 from vsattn.tasks.data.parallel import read_texts
 from vsattn.tasks.data.pyg import Planetoid
@@ -340,6 +341,13 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatc
         read_image(tmp_path / "a.png")
 
 
+def test_a_name_that_no_file_system_takes_is_told() -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        ClassFolders(Path("x" * 300), (".png",), "picture")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_texts("~nobody-of-that-name/a.txt")
+
+
 def test_indices_outside_of_a_sparse_matrix_are_refused(tmp_path: Path) -> None:
     arrays = {"row": [0, 99999], "col": [0, 1], "data": [1.0, 1.0], "shape": [3, 3], "format": b"coo"}
     np.savez(tmp_path / "a.npz", **{name: np.array(value) for name, value in arrays.items()})
@@ -351,9 +359,13 @@ def test_a_data_set_of_pickles_runs_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     standins.citations(tmp_path / "Cora" / "raw")
     Planetoid(tmp_path).setup(0)
+    Planetoid(tmp_path).setup(0)
+    torch.save(Runs(), tmp_path / "Cora" / "processed" / "data.pt")
+    with pytest.raises(DataError, match=r"data.pt cannot be read .*delete the folder"):
+        Planetoid(tmp_path).setup(0)
     shutil.rmtree(tmp_path / "Cora" / "processed")
     (tmp_path / "Cora" / "raw" / "ind.cora.graph").write_bytes(pickle.dumps(Runs(), 2))
-    with pytest.raises(DataError, match=r"ind.cora.graph cannot be read \(UnpicklingError: it holds .*exec"):
+    with pytest.raises(DataError, match=r"ind.cora.graph: it holds .*exec"):
         Planetoid(tmp_path).setup(0)
     assert not Path("PWNED").exists()
 
@@ -384,6 +396,7 @@ def test_a_data_set_of_pickles_runs_nothing(tmp_path: Path, monkeypatch: pytest.
         ("+trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch: a number from 1"),
         ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: a number from 0 is expected, not -1"),
         ("+trainer.overfit_batches=-1", "trainer"),
+        ("+task.model.x=1", "task.model: the run gives this itself"),
         ("score._target_=torch_geometric.nn.Sequential", "not a Score"),
         ("norm._target_=torch_geometric.nn.Sequential", "only classes of vsattn and torch.nn"),
         ("+encoder.attention.bias._target_=os.system", "encoder.attention.bias"),

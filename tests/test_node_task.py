@@ -27,6 +27,7 @@ from vsattn.predict import main as predict
 from vsattn.structure import Edges
 from vsattn.tasks.checks import faults
 from vsattn.tasks.classification import IGNORED
+from vsattn.tasks.consistency import consistency
 from vsattn.tasks.data.graphs import DigitsGraph, Karate, labelled_graph
 from vsattn.tasks.data.own_graph import OwnGraph
 from vsattn.tasks.data.sampling import Seeds
@@ -40,7 +41,7 @@ from vsattn.vectorset import VectorSet
 
 CHOICES = ["data=karate", "data=pyg", "data=digits_graph", "encoder=gcn", "encoder=gat", "encoder=sage", "encoder=mlp",
            "encoder=diffusion", "positions=laplacian", "positions=random_walk", "score=split_additive",
-           "encoder.global_every=2", "encoder.num_prefix=1", "norm=batch",
+           "encoder.global_every=2", "encoder.num_prefix=1", "norm=batch", "task.consistency=1",
            "data.fan_outs=[4,4] data.evaluation_fan_outs=[-1,-1]"]  # fmt: skip
 
 
@@ -229,6 +230,47 @@ def test_layers_that_see_the_whole_graph() -> None:
         assert bool(((before - after)[0, 1:].abs() > 1e-6).any()) is sees
     with pytest.raises(ConfigError, match="global_every is in 1"):
         TransformerEncoder(8, 1, 1, global_every=0)
+
+
+def test_consistency_of_two_passes_is_a_quarter_of_their_squared_distance() -> None:
+    """At temperature 1 the target is the mean of two, from which each is half their distance away."""
+    logits = torch.randn(2, 3, 5, 4, dtype=torch.float32, requires_grad=True)
+    first, second = logits.softmax(-1)
+    mask = torch.rand(3, 5) < 0.5
+    for chosen in (None, mask):
+        squares = (first - second).square().sum(-1) / 4
+        expected = (squares if chosen is None else squares[chosen]).mean()
+        assert torch.allclose(consistency(list(logits), temperature=1.0, mask=chosen), expected)
+    sure = consistency([logits[0], logits[0]], temperature=0.5)  # one answer, and the same sharpened
+    target = first.square() / first.square().sum(-1, keepdim=True)
+    assert torch.allclose(sure, (first - target).square().sum(-1).mean())
+    wanted = torch.autograd.grad((first - target.detach()).square().sum(-1).mean(), logits, retain_graph=True)[0]
+    assert torch.allclose(torch.autograd.grad(sure, logits)[0], wanted, atol=1e-7)
+
+
+def test_consistency_learns_from_nodes_without_a_label() -> None:
+    """Nodes whom no edge joins to a labelled one: only what passes answer differently teaches anything of them."""
+    graph = Graph(torch.eye(6), torch.tensor([[0, 1, 3, 4], [1, 0, 4, 5]]))
+    target = torch.tensor([0, 1, *[IGNORED] * 4])
+    tokenizer = GraphNodes(feature_dropout=0.5).fit([graph])
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = Model(tokenizer.embedder(8), TransformerEncoder(8, 1, 1), VectorHead(8, 2))
+        task = NodeTask(model, tokenizer, ["a", "b"], consistency=weight, draws=3)
+        batch = task.collate([(graph, target)], train=True)
+        task.training_loss(task(batch), batch).backward()
+        moved = model.embedder.project.weight.grad[:, 3:].abs().sum()
+        assert bool(moved > 0) is (weight > 0)
+    plain = task.cross_entropy(task.eval()(batch), batch["target"], 0.0)
+    task.teach_plainly()
+    assert torch.equal(task.training_loss(task(batch), batch), plain)
+
+
+@pytest.mark.parametrize("wrong", [{"consistency": -1.0}, {"draws": 1}, {"temperature": 0.0}, {"temperature": 1.5}])
+def test_values_of_consistency_out_of_range(wrong: dict[str, float]) -> None:
+    words = [f"task.{name}={value}" for name, value in wrong.items()]
+    with pytest.raises(ConfigError, match=r"task\.consistency is at least 0"):
+        run(config("debug=fast", *words), Path("unused"))
 
 
 def test_a_drawing_of_a_large_graph_changes_no_random_number(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_search_goes_by_the_validation_measure(folder: Path, stand_in: Callabl
         return {"val/loss": abs(rate - 0.002), "val/accuracy": rate, "test/loss": -rate, "test/accuracy": -rate}
 
     stand_in(measure)
-    words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1"]
+    words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=2"]
     words += ["hydra.sweeper.n_trials=8", "optimizer.lr=0.001,0.002,0.005,0.01", "hydra.sweep.dir=s"]
     monitor = ["callbacks.checkpoint.monitor=val/accuracy", "callbacks.checkpoint.mode=max"] if mode == "max" else []
     assert main([*words, *monitor]) == 1

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from tests.tiny import config
 from vsattn.build import allow_package, build
+from vsattn.errors import DataError, Stopped
+from vsattn.run import guarded
+from vsattn.tasks.callbacks import Checkpoints
 from vsattn.tasks.data.base import Data
 from vsattn.tasks.experiment import make_task, parts, prepare
 from vsattn.tasks.training import train
@@ -36,12 +41,39 @@ class Few(Data):
             setattr(self, split, [getattr(self.whole, split)[i] for i in range(size)])
 
 
+class Broken(Few):
+    """One of whose items cannot be read, by the process that has it in its share."""
+
+    def setup(self, seed: int) -> None:
+        super().setup(seed)
+        self.train = Unreadable(self.train)
+
+
+class Unreadable(list[Any]):
+    """A list whose item 7 cannot be read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 7:
+            raise DataError("item 7 cannot be read")
+        return super().__getitem__(index)
+
+
+class StopAt(Callback):
+    """Asks a training to end after a step, as a signal to one of its processes does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        (saver,) = (callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+        saver.request.number = 15 * (trainer.global_step >= self.step and trainer.global_rank == 1)
+
+
 class Letters(Data):
     """Strings of letters of very different lengths; the label of each says whether the one before it is the same."""
 
-    classes = ["other", "same"]
-
     def setup(self, seed: int) -> None:
+        self.classes = ["other", "same"]
         drawn, pairs = random.Random(seed), []
         for _ in range(40):
             letters = [drawn.choice("abc") for _ in range(drawn.choice([1, 2, 3, 9, 17]))]
@@ -83,35 +115,52 @@ CASES: dict[str, dict[str, Any]] = {
         "head": {"_target_": "vsattn.heads.TiedHead"},
     },
 }
+CASES["resumed"] = CASES["image"]  # by two processes: after a stop in the second epoch
 CASES["accumulated"] = {**CASES["image"], "trainer": {"accumulate_grad_batches": 2}}
-#: The same with the weights spread over the processes.
-CASES |= {f"{name}_sharded": {**CASES[name], "trainer": {"strategy": SHARDED, "precision": "32-true"}} for name in ("batch_norm", "translation")}
+#: With the weights spread over the processes, which is done in single precision alone.
+SPREAD = {"trainer": {"strategy": SHARDED, "precision": "32-true"}}
+CASES |= {f"{name}_sharded": {**CASES[name], **SPREAD} for name in ("batch_norm", "translation", "resumed")}
+NOT_A_CASE = {"broken": {**CASES["image"], "data": {**DIGITS, "_target_": "tests.together.Broken"}}}
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
-    """Train one of the cases, and return weights, rows and metrics."""
-    world = int(torch.distributed.is_torchelastic_launched()) + 1
-    more = dict(CASES[name])
+def run(name: str, folder: Path, *, average: bool = False, **trainer: Any) -> dict[str, Any]:
+    """Train one of the cases, and return weights, rows and metrics; one process alone, unless more are asked for."""
+    world = 2 if torch.distributed.is_torchelastic_launched() or name == "broken" else trainer.get("devices", 1)
+    more = dict({**CASES, **NOT_A_CASE}[name])
     given = {"accelerator": "cpu", "devices": world, "max_epochs": 3, "precision": "64-true", **more.pop("trainer", {})}
-    if world == 1:
+    if world == 1 and not average:
         given.pop("strategy", None)
+    given |= trainer
     settings = config(**{"encoder": TRANSFORMER, "batch_size": 11, "optimizer": SGD, "schedule": None} | more)
+    if name.startswith("resumed") and world == 2:
+        with contextlib.suppress(Stopped, SystemExit):  # the second process leaves without a word
+            _train(settings, given, folder / name, [StopAt(5)])
+        return _train(settings, given, folder / name, [], resume=folder / name / "checkpoints" / "last.ckpt")
+    return _train(settings, given, folder / f"{name}_{world}", [EMAWeightAveraging()] if average else [])
+
+
+def _train(
+    settings: dict[str, Any], trainer: dict[str, Any], folder: Path, more: list[Callback], **options: Any
+) -> Any:
     prepare(settings)
     data: Data = build(settings["data"], Data)
     data.setup(0)
     tokenizer: Tokenizer = build(settings["tokenizer"], Tokenizer).fit(data.fit_items(1000))
     task = make_task(settings, data, tokenizer)
-    vectors = settings.get("batch_vectors")
-    options = {"batch_size": settings["batch_size"], "batch_vectors": vectors, "trainer": {"gradient_clip_val": 0.5, **given}}
-    place = folder / f"{name}_{world}"
-    callbacks = parts(settings["callbacks"], object, "callbacks", dirpath=str(place / "checkpoints"))
-    result = train(task, data, folder=place, callbacks=callbacks, seed=0, **options)
+    callbacks = parts(settings["callbacks"], object, "callbacks", dirpath=str(folder / "checkpoints")) + more
+    options |= {"batch_size": 11, "batch_vectors": settings.get("batch_vectors"), "callbacks": callbacks}
+    result = train(task, data, folder=folder, trainer={"gradient_clip_val": 0.5, **trainer}, seed=0, **options)
     return {"weights": task.state_dict(), "rows": result.rows, "metrics": result.metrics}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train the named cases, and let the first process save what came out."""
     out = Path(sys.argv[1])
     for case in sys.argv[2:]:
         found = run(case, out)
         if torch.distributed.get_rank() == 0:
             torch.save(found, out / f"{case}.pt")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, "together"))

@@ -7,6 +7,7 @@ import json
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 #: One answer, or a part of one, in plain types; what is nested in it only JSON holds.
@@ -69,7 +70,9 @@ class Separated(Writer):
 
     def __init__(self, out: TextIO, *, dialect: str = "excel") -> None:
         super().__init__(out)
-        self._rows, self._begun = csv.writer(out, dialect=dialect, lineterminator="\n"), False
+        # With "\r\n" as the end, which is left out again, a carriage return within a value is quoted.
+        lines = SimpleNamespace(write=lambda row: out.write(row.removesuffix("\r\n") + "\n"))
+        self._rows, self._begun = csv.writer(lines, dialect=dialect, lineterminator="\r\n"), False
 
     def write(self, records: Iterable[Record]) -> None:
         for record in map(_flat, records):

@@ -29,14 +29,8 @@ CONF = "vsattn.conf"
 #: Groups that an encoder takes up or not.
 ATTENTION_GROUPS = ("structure", "score", "relation", "rotary", "norm")
 #: Sweepers and launchers that are packages of their own, and the extra of ours that brings each.
-EXTRAS = {
-    "hydra/sweeper/optuna": "sweeps",
-    "hydra/launcher/joblib": "joblib",
-    "hydra/launcher/submitit_local": "submitit",
-    "hydra/launcher/submitit_slurm": "submitit",
-    "hydra/launcher/ray": "ray",
-    "hydra/launcher/ray_aws": "ray",
-}
+EXTRAS = {"optuna": "sweeps", "joblib": "joblib", "ray": "ray", "ray_aws": "ray"}
+EXTRAS |= {"submitit_local": "submitit", "submitit_slurm": "submitit"}
 #: A sweep of up to so many jobs is checked job by job before the first starts; a larger one, value by value.
 MAX_CHECKED_JOBS = 64
 
@@ -290,10 +284,10 @@ def _first_line(error: BaseException) -> str:
 
 def _extra(error: BaseException) -> str:
     """Say what to install when an error is that a sweeper or launcher is missing; "" for any other error."""
-    missing = re.search(r"hydra/(?:sweeper|launcher)/\w+", str(error))
-    if missing is None or missing[0] not in EXTRAS:
+    missing = re.search(r"hydra/(?:sweeper|launcher)/(\w+)", str(error))
+    if missing is None or missing[1] not in EXTRAS:
         return ""
-    return f"{missing[0]}: is not installed; pip install 'vsattn[{EXTRAS[missing[0]]}]'"
+    return f"{missing[0]}: is not installed; pip install 'vsattn[{EXTRAS[missing[1]]}]'"
 
 
 def _chain(error: BaseException) -> str:

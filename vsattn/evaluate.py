@@ -60,7 +60,9 @@ def _evaluate(words: list[str], config_dir: Path | None) -> None:
     split = settings.get("split", "test")
     if split not in ("test", "val", "train"):
         raise ConfigError(f"split={split}: there is no such split; {nearest(split, ('test', 'val', 'train'))}")
-    numbers = {name: _count(name, settings[name]) for name in ("batch_size", "num_workers") if name in settings}
+    numbers: dict[str, Any] = {
+        name: _count(name, settings[name]) for name in ("batch_size", "num_workers") if name in settings
+    }
 
     from vsattn.checkpoint import load, locate
 

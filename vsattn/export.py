@@ -120,7 +120,8 @@ def _export(settings: Settings) -> None:
 
         require()
     from vsattn.checkpoint import load
-    from vsattn.exporting.program import describe, export_program
+    from vsattn.exporting.description import describe
+    from vsattn.exporting.program import export_program
 
     predictor = load(settings.ckpt)
     judge = _judge(settings, predictor)

@@ -101,14 +101,14 @@ def files(names: str, *, some: bool = False) -> list[Path]:
         some: it is enough that one exists.
 
     Raises:
-        DataError: naming those that do not exist.
+        DataError: naming those that do not exist; when none is named.
     """
-    whole = Path(names).expanduser()
-    paths = [whole] if whole.exists() else [Path(name).expanduser() for name in names.split(",")]
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing and not (some and len(missing) < len(paths)):
-        raise DataError(f"there is no {', '.join(missing)}")
-    return paths
+    whole = os.path.expanduser(names)  # of os.path, which takes names that are too long for those of nothing
+    paths = [whole] if os.path.exists(whole) else [os.path.expanduser(name) for name in names.split(",") if name]
+    missing = [path for path in paths if not os.path.exists(path)]
+    if not paths or (missing and not (some and len(missing) < len(paths))):
+        raise DataError(f"there is no {', '.join(missing) or names}")
+    return [Path(path) for path in paths]
 
 
 def move(predictor: Predictor, device: str) -> Predictor:
@@ -117,6 +117,8 @@ def move(predictor: Predictor, device: str) -> Predictor:
     Raises:
         ConfigError: for a device that is not there.
     """
+    if device.partition(":")[0] == "meta":
+        raise ConfigError("device: meta holds no numbers")
     try:
         return predictor.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -231,8 +233,8 @@ def _form(task: type[Answering], given: dict[str, str]) -> str:
 
 
 def _count(name: str, text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{name}={text}: a whole number of at least {least} is expected")
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise ConfigError(f"{name}={text[:20]}: a whole number from {least} to 999999999 is expected")
     return int(text)
 
 
@@ -246,6 +248,8 @@ def _cores() -> int:
 def opened(output: str | None) -> Iterator[TextIO]:
     """Yield where answers go: a file takes its place when all is answered, so that a failure leaves what was there.
 
+    A link stays one, and a pipe or a device is written to.
+
     Raises:
         DataError: when the file cannot be written.
     """
@@ -254,17 +258,23 @@ def opened(output: str | None) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         yield sys.stdout
         return
-    part = Path(f"{output}.part")
+    stays = os.path.exists(output) and not os.path.isfile(output)
+    target = Path(output if stays else os.path.realpath(output))
+    part = target if stays else Path(f"{target}.part")
     try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
-            yield out
-        part.replace(output)
+        out = part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+        try:
+            with out:
+                yield out
+            if not stays:
+                part.replace(target)
+        finally:
+            if not stays:
+                part.unlink(missing_ok=True)
     except OSError as error:
         if error.filename not in (None, str(part)):  # of what is read meanwhile
             raise
         raise DataError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ class Predictor:
         return self
 
     def _answer(self, logits: Tensor) -> Any:
-        if bool(logits.isnan().any()):
-            raise DataError("the model's answer is no number (NaN)")
+        if not bool((logits < torch.inf).all()):
+            raise DataError("the model's answer is no number (NaN or infinity)")
         if isinstance(self.model.head, CtcHead):
             from vsattn.ctc import transcript
 

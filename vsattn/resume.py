@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,8 @@ def resume(words: Sequence[str], *, started: float | None = None) -> None:
     config = resumable(path)["vsattn"]["config"]
     if config is None:
         raise CheckpointError(f"{path} holds no config: its run was made in Python, and goes on there, by resume=PATH")
-    changed = overlay(config, others)
-    past_its_end = any(word.split("=")[0].startswith(ENDS) for word in others)
+    changed = changed_by(config, others)
+    past_its_end = any(_is_below(word.lstrip("+").split("=")[0], ENDS) for word in others)
     run(changed, path.parent.parent, started=started, resume=path, past_its_end=past_its_end)
 
 
@@ -68,43 +67,29 @@ def find(name: str) -> Path:
     return path
 
 
-def overlay(config: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def changed_by(config: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Return a config with the values that words change.
 
     Raises:
         ConfigError: naming every word that cannot be read, or changes what must stay.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from vsattn.compose import overlay
 
-    changed, faults = copy.deepcopy(config), []
-    for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException:
-            faults.append(f"{word}: settings are written key=value")
-            continue
-        key = override.key_or_group
-        node, parts = changed, key.split(".")
-        for part in parts[:-1]:
-            node = node.get(part) if isinstance(node, dict) else None  # type: ignore[assignment]
-        allowed = any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE)
-        if not allowed or override.is_delete() or override.is_sweep_override():
-            faults.append(
-                f"{word}: a run that goes on keeps its parts; what may change is {', '.join(CHANGEABLE)}. "
-                "A new run starts from its weights with init_from=FOLDER"
-            )
-        elif not isinstance(node, dict) or (parts[-1] not in node and not override.is_add()):
-            faults.append(
-                f"{word}: this run has no {key}" + ("" if override.is_add() else f"; write +{word} to add it")
-            )
-        else:
-            node[parts[-1]] = override.value()
-    if not faults:
-        faults = _schedule_faults(config, changed)
+    kept = [word for word in words if not _is_below(word.lstrip("+~").split("=")[0], CHANGEABLE)]
+    changed, faults = overlay(config, [word for word in words if word not in kept])
+    faults = [
+        f"{word}: a run that goes on keeps its parts; what may change is {', '.join(CHANGEABLE)}. "
+        "A new run starts from its weights with init_from=FOLDER"
+        for word in kept
+    ] + faults
+    faults = faults or _schedule_faults(config, changed)
     if faults:
         raise ConfigError("\n".join(faults))
     return changed
+
+
+def _is_below(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _schedule_faults(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ Train and test a model that attends over sets of vectors.
   python -m vsattn.run experiment=ud_ewt paths.data=FOLDER the recipe of a standard data set
   python -m vsattn.run task=image data=image_folder data.root=FOLDER
   python -m vsattn.run task=image debug=fast               one batch of everything
-  python -m vsattn.run -m task=image seed=0,1,2            three runs
+  python -m vsattn.run -m task=image seed=0,1,2            three runs, and a table and a plot of what came of them
   python -m vsattn.run resume=last                         go on with the run that was stopped last; resume=FOLDER
 
 Choose an option of a group with GROUP=OPTION (* is chosen otherwise):

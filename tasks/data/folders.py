@@ -26,7 +26,11 @@ class ClassFolders:
 
     def __init__(self, root: Path, extensions: Sequence[str], noun: str) -> None:
         self.root, self.extensions, self.noun = root, tuple(extensions), noun
-        if not root.is_dir():
+        try:
+            found = root.is_dir()
+        except (OSError, ValueError) as error:  # a name that no file system takes
+            raise DataError(f"{str(root)[:60]}... cannot be read: {error}; give data.root=FOLDER") from None
+        if not found:
             raise DataError(f"there is no folder {root}; give data.root=FOLDER")
         self.classes = self._class_names("train")
 

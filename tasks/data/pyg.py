@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vsattn.errors import ConfigError, DataError, VsattnError
+from vsattn.saved import read_saved
 from vsattn.tokenizers.graph import Graph
 
 from ..classification import IGNORED
@@ -155,30 +156,41 @@ class PyG(GraphData):
             raise DataError(f"{self.name} could not be read or downloaded ({said(error)})") from error
 
 
-class _Arrays(pickle.Unpickler):
-    """Reads what Planetoid's files are made of, and nothing that runs code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.split(".")[0], name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
-        return super().find_class(module, name)
-
-
-_HARMLESS = {
+#: What Planetoid's pickles are made of.
+HARMLESS = {
     ("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("scipy", "csr_matrix"),
     ("collections", "defaultdict"), ("__builtin__", "list"), ("builtins", "list"), ("_codecs", "encode"),
 }  # fmt: skip
 
 
-def _check_pickle(path: Path) -> None:
-    """Raise DataError for a file that torch-geometric would unpickle and that holds more than arrays and lists."""
-    if not path.is_file():
-        return
-    try:
-        with path.open("rb") as file:
-            _Arrays(file, encoding="latin1").load()
-    except Exception as error:  # damaged pickles fail in any way
-        raise DataError(f"{path} cannot be read ({said(error)}); delete it, and the next run downloads it") from error
+class _Arrays(pickle.Unpickler):
+    """Reads arrays and lists, and nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.split(".")[0], name) not in HARMLESS:
+            raise DataError(f"it holds {module}.{name}, which is no array; delete it, and the next run downloads it")
+        return super().find_class(module, name)
+
+
+def _check_pickles(raw: Sequence[Path], processed: Path) -> None:
+    """Raise DataError, naming the file, where torch-geometric would run what a file holds."""
+    from torch_geometric.data.data import Data, DataEdgeAttr, DataTensorAttr
+    from torch_geometric.data.storage import GlobalStorage
+
+    for path in (path for path in raw if path.is_file()):
+        try:
+            with path.open("rb") as file:
+                _Arrays(file, encoding="latin1").load()
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        except Exception:  # damage is told where the file is read
+            continue
+    for path in sorted(processed.glob("*.pt")):
+        try:
+            with torch.serialization.safe_globals([Data, DataEdgeAttr, DataTensorAttr, GlobalStorage]):
+                read_saved(path)
+        except Exception as error:
+            raise DataError(f"{path} cannot be read ({said(error)}); delete the folder {processed}") from error
 
 
 class Planetoid(PyG):
@@ -223,8 +235,7 @@ class Planetoid(PyG):
             for end in ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
         ]
         lacking = [file.name for file in files if not file.is_file()]
-        for file in files[:-1]:
-            _check_pickle(file)
+        _check_pickles(files[:-1], raw.parent / "processed")
         folder = raw.parent
         while not folder.exists():
             folder = folder.parent

@@ -13,8 +13,10 @@ from vsattn.errors import ShapeError
 from vsattn.sparse import edge_sum
 
 
-def diffuse(case: Case, hops: int, teleport: float) -> Tensor:
+def diffuse(case: Case, hops: int, teleport: float | None) -> Tensor:
     """Return z_K of ``z_0 = v``, ``z_k = (1 - a) A z_{k-1} + a v`` for the attention weights A; ``(B, H, N, dv)``.
+
+    Without a it is the mean of z_0 to z_K, where ``z_k = A z_{k-1}``.
 
     The weights are computed once, along edges where the structure is a graph and for all pairs elsewhere; dropout
     takes other weights away at each hop.
@@ -22,13 +24,13 @@ def diffuse(case: Case, hops: int, teleport: float) -> Tensor:
     Args:
         case: self-attention, without a relation that adds to the values.
         hops: K, at least 1.
-        teleport: a, in [0, 1); the weight of a vector's own value at each hop.
+        teleport: a, in [0, 1); the weight of a vector's own value at each hop; None takes the mean over hops.
 
     Raises:
         ShapeError: for more than `MAX_DENSE_PAIRS` pairs where there is no graph with a softmax.
 
     Source: Wang et al. 2021, "Multi-hop Attention Graph Neural Network", equation 6; with uniform weights it is
-    personalised PageRank (Gasteiger et al. 2019, equation 5).
+    personalised PageRank (Gasteiger et al. 2019, equation 5). The mean: Feng et al. 2020, section 3.1.
     """
     refusal, pair = edges_refuses(case), None
     if refusal is None:
@@ -40,9 +42,11 @@ def diffuse(case: Case, hops: int, teleport: float) -> Tensor:
             f"diffusion over {num_pairs(case)} pairs would keep them all (limit {MAX_DENSE_PAIRS}), because {refusal}; "
             "use Edges and a score with a softmax, or smaller sets"
         )
-    mixed = value
+    mixed = total = value
     for _ in range(hops):
         dropped = F.dropout(weights, case.dropout, training=case.dropout > 0)
         hop = dropped @ mixed if pair is None else edge_sum(dropped, mixed, pair.edges)
-        mixed = (1 - teleport) * hop + teleport * value
-    return mixed if pair is None else by_head(mixed, case)
+        mixed = hop if teleport is None else (1 - teleport) * hop + teleport * value
+        total = total + mixed if teleport is None else mixed
+    result = total / (hops + 1) if teleport is None else total
+    return result if pair is None else by_head(result, case)

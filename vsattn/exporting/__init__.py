@@ -3,7 +3,7 @@
 from vsattn.lazy import on_demand
 
 _HOME_OF = {
-    "describe": "vsattn.exporting.program",
+    "describe": "vsattn.exporting.description",
     "export_program": "vsattn.exporting.program",
     "load_program": "vsattn.exporting.program",
     "load_onnx": "vsattn.exporting.onnx",

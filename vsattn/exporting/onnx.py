@@ -90,7 +90,7 @@ def quantize(source: str | Path, target: str | Path) -> None:
     require()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with quiet():
+    with quiet():  # unsigned weights: sums of signed ones overflow on processors without VNNI
         quantize_dynamic(
             str(source), str(target), op_types_to_quantize=QUANTIZED, per_channel=True, weight_type=QuantType.QUInt8
         )

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vsattn.errors import ConfigError
+
 _counted: ContextVar[bool] = ContextVar("counted", default=True)
 
 
@@ -24,8 +26,6 @@ def counted(counts: bool) -> Iterator[None]:
         yield
     finally:
         _counted.reset(token)
-
-from vsattn.errors import ConfigError
 
 
 class Norm(nn.Module):

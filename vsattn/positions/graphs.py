@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ MAX_RESTARTS = 1000
 MAX_WALK_WORK = 10**12
 #: Numbers that a module keeps of graphs it has seen (128 MiB); the oldest graphs go first.
 MAX_KEPT = 2**25
+#: Held while what is kept changes, since several threads may answer with one model.
+LOCK = threading.Lock()
 
 
 class GraphPositions(Positions):
@@ -72,12 +75,15 @@ class GraphPositions(Positions):
 
     def _known(self, edge_index: Tensor) -> Tensor:
         key = hashlib.blake2b(edge_index.contiguous().numpy().data, digest_size=16).digest()
-        if key not in self._kept:
-            self._kept[key] = self.describe(edge_index)
-            self._kept_numbers += self._kept[key].numel()
-            while self._kept_numbers > MAX_KEPT and len(self._kept) > 1:
-                self._kept_numbers -= self._kept.pop(next(iter(self._kept))).numel()
-        return self._kept[key]
+        found = self._kept.get(key)
+        if found is None:
+            found = self.describe(edge_index)
+            with LOCK:
+                self._kept_numbers += 0 if key in self._kept else found.numel()
+                self._kept[key] = found
+                while self._kept_numbers > MAX_KEPT and len(self._kept) > 1:
+                    self._kept_numbers -= self._kept.pop(next(iter(self._kept))).numel()
+        return found
 
 
 class LaplacianEigenvectors(GraphPositions):

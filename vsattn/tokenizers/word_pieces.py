@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: What BERT's vocabulary names apart from pieces, in the order of a vocabulary that is learned here.
 PAD, UNKNOWN, FIRST, LAST, MASK = SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
+#: Words whose pieces are kept.
+MAX_KEPT = 100_000
+
 
 class WordPieces(WordTokenizer):
     """Words cut into pieces, a Transformer over all pieces of the sentence, and each word's first piece after it.
@@ -138,10 +141,13 @@ class WordPieces(WordTokenizer):
 
     def _cut(self, word: str) -> list[int]:
         """Return the pieces of a word, at least one."""
-        if word not in self._rows:
+        found = self._rows.get(word)
+        if found is None:
             ids = self._pieces.encode(word, add_special_tokens=False).ids[: self.max_word]
-            self._rows[word] = ids or [self._special[UNKNOWN]]
-        return self._rows[word]
+            found = ids or [self._special[UNKNOWN]]
+            if len(self._rows) < MAX_KEPT:
+                self._rows[word] = found
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rows": {}}
