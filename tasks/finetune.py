@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,12 @@ def find_origin(config: dict[str, Any]) -> Origin | None:
     """
     if config.get("init_from") is None:
         return None
-    path = Path(config["init_from"]).expanduser()
-    if path.is_dir() and (path / "config.json").is_file():
+    path = Path(os.path.expanduser(config["init_from"]))
+    if os.path.isdir(path) and (path / "config.json").is_file():
         from vsattn.convert.origins import bert
 
         return bert(path)
-    if path.is_dir() or not path.exists():
+    if os.path.isdir(path) or not os.path.exists(path):
         return own_run(path)
     from vsattn.convert.files import peer_of, weights_of
 
@@ -113,7 +114,8 @@ def _initialised(task: Task, origin: Origin, config: dict[str, Any], data: Data)
         apart = agree(task.model, origin, batch)
         lines["checked"] = f"two items become the peer's own vectors, to {apart:.0e} of the largest number"
     elif origin.config is not None:
-        others = [line for part in COMPARED for line in differences(origin.config.get(part), config.get(part), part)]
+        parts = (*COMPARED, "head") if any(name.startswith("head.") for name in found.taken) else COMPARED
+        others = [line for part in parts for line in differences(origin.config.get(part), config.get(part), part)]
         lines |= {"differs": "; ".join(others)} if others else {}
     return lines | resampled(task.model, batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 
 from vsattn import __version__, signatures
 from vsattn.errors import CheckpointError, ConfigError, VsattnError
-from vsattn.saved import read_saved
+from vsattn.saved import read_saved, why
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
@@ -66,10 +67,10 @@ def locate(path: str | Path) -> Path:
     Raises:
         CheckpointError: when there is none.
     """
-    path = Path(path).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(path))
+    if os.path.isfile(path):  # False too for names that no file can have
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise CheckpointError(f"there is no checkpoint {path}; give a .ckpt file or the folder of a run")
     for candidate in (path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
         if candidate.is_file():
@@ -88,9 +89,8 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = read_saved(path)
     except Exception as error:  # foreign bytes can fail in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: damaged, incomplete, or more than plain data ({reason})"
+            f"{path} cannot be read as a checkpoint: damaged, incomplete, or more than plain data ({why(error)})"
         ) from None
     held = checkpoint.get("vsattn") if isinstance(checkpoint, dict) else None
     if not isinstance(held, dict) or not isinstance(checkpoint.get("state_dict"), dict):

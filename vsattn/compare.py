@@ -110,7 +110,10 @@ def _plan(words: list[str], chosen: list[str], config_dir: str | None) -> tuple[
     """Return the config of the words, and what is to be compared: all of its models, or the chosen ones."""
     from vsattn.compose import plain_config
 
+    from vsattn.tasks.cluster import command_faults
+
     config, faults = plain_config(words, config_dir=config_dir)
+    faults += command_faults(config.get("trainer"), several_runs="a comparison")
     if faults:
         raise ConfigError("\n".join(faults))
     plan = dict(config.get("compare") or {})

@@ -53,13 +53,14 @@ def freeze(model: nn.Module, what: int | list[str]) -> list[str]:
             raise ConfigError(f"freeze: the model has {layers} layers, so a number from 0 to {layers}, not {what}")
         names = [section for section, depth in depths.items() if depth <= what]
     else:
-        known = {*(n for n, _ in model.named_modules() if n), *(n for n, _ in model.named_parameters())}
+        every = (model.named_modules(), model.named_parameters(remove_duplicate=False))
+        known = {name for found in every for name, _ in found if name}
         unknown = [name for name in what if name not in known]
         if unknown:
             parts = sorted({*depths, *(n.split(".")[0] for n in known)})
             raise ConfigError(f"freeze: the model has no part {', '.join(unknown)}; {nearest(unknown[0], parts)}")
         names = list(what)
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # a weight that two parts share too
         if any(within(name, section) for section in names):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):

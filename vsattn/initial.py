@@ -65,20 +65,40 @@ def own_run(path: str | Path) -> Origin:
     """Read a checkpoint of ours, or the best one of a run's folder.
 
     Raises:
-        CheckpointError: when it is missing, damaged or foreign, or does not say how it was made.
+        CheckpointError: when it is missing, damaged or foreign, or does not say how it was made in words known here.
     """
     checkpoint = read(path)
-    held = checkpoint["vsattn"]
+    held, name = checkpoint["vsattn"], f"the checkpoint {path}"
     if not isinstance((held["config"] or {}).get("tokenizer"), dict):
         raise CheckpointError(f"{path} does not hold the config of its tokenizer, so what its rows mean is not known")
+    try:
+        for part in ("tokenizer", "head", *COMPARED):
+            dict(_flat(held["config"].get(part), part))
+    except ConfigError as error:
+        raise CheckpointError(f"the config in {path} names what is not known here: {error}") from None
     return Origin(
-        name=f"the checkpoint {path}",
-        weights=model_weights(checkpoint),
+        name=name,
+        weights=real_weights(model_weights(checkpoint), name),
         tokenizer=held["config"]["tokenizer"],
         tokenizer_state=held["tokenizer_state"],
         classes=held["classes"],
         config=held["config"],
     )
+
+
+def real_weights(held: dict[str, Any], name: str) -> dict[str, Tensor]:
+    """Return weights in float32, whatever precision they were saved in.
+
+    Raises:
+        CheckpointError: naming the first that is no dense tensor of real numbers.
+    """
+    for key, value in held.items():
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not isinstance(key, str) or not dense or value.is_complex() or value.is_quantized:
+            raise CheckpointError(
+                f"{name} holds {key!r}, which is no tensor of real numbers; save a state_dict() alone"
+            )
+    return {key: value.float() if value.is_floating_point() else value for key, value in held.items()}
 
 
 def ready_tokenizer(
@@ -250,7 +270,7 @@ def _require_enough(
     peer = origin.config is None
     apart = ("head",) if peer else ("head", "embedder", "target_embedder")
     body = [name for name in own if name.split(".")[0] not in apart]
-    if origin.part == "embedder":
+    if origin.part == "embedder" or not body:  # of an encoder that has no weights
         body = [name for name in own if name.split(".")[0] == "embedder"]
     found, total = sum(own[name].numel() for name in body if name in chosen), sum(own[name].numel() for name in body)
     lost = [name for name in left if name not in own and name.split(".")[0] != "head"]

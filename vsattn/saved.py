@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,3 +32,11 @@ def read_saved(path: str | Path) -> Any:
         if damaged is not None:
             raise ValueError(f"the checksum of its part {damaged} is wrong")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def why(error: Exception) -> str:
+    """Return in one line what kept a file from being read; torch's own words tell how to run it all the same."""
+    if isinstance(error, UnpicklingError):
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it asks for {asked[1]}" if asked else "it is no file of tensors"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vsattn.convert.origins import Weights, vit, wav2vec2
 from vsattn.errors import CheckpointError, ConfigError
-from vsattn.initial import Origin
+from vsattn.initial import Origin, real_weights
+from vsattn.saved import read_saved, why
 
 #: A weight by which a model is known, its name, and what takes it over.
 KINDS: list[tuple[str, str, Callable[[str, Weights, dict[str, Any]], Origin]]] = [
@@ -27,17 +25,16 @@ def weights_of(path: Path) -> dict[str, Any]:
         CheckpointError: when it is damaged, holds more than plain data, or is no mapping.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        held = read_saved(path)
     except ImportError:
         raise CheckpointError(f"{path} needs a package: pip install safetensors") from None
     except Exception as error:  # foreign bytes can fail in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path} cannot be read as weights: damaged, incomplete, or more than plain data ({reason}); of a whole "
+            f"{path} cannot be read as weights: damaged, incomplete, or more than plain data ({why(error)}); of a whole "
             "model, save its state_dict()"
         ) from None
     if not isinstance(held, dict):
@@ -66,10 +63,9 @@ def peer_of(path: Path, held: dict[str, Any], config: dict[str, Any]) -> Origin:
             "vsattn.convert in Python"
         )
     kind, take = found
-    if not all(isinstance(value, Tensor) for value in held.values()):
-        raise CheckpointError(f"{path} holds more than tensors; save the state_dict() of the {kind} alone")
+    weights = real_weights(held, f"{kind} {path}")
     try:
-        return take(f"{kind} {path}", held, config)
+        return take(f"{kind} {path}", weights, config)
     except (KeyError, IndexError, AttributeError, TypeError, RuntimeError, ValueError, StopIteration) as error:
         if isinstance(error, (ConfigError, CheckpointError)):
             raise

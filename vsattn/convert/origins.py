@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vsattn.errors import CheckpointError, ConfigError
 from vsattn.initial import Origin
+from vsattn.saved import why
 from vsattn.vectorset import VectorSet
 
 Weights = dict[str, Tensor]
@@ -166,13 +167,18 @@ def bert(folder: Path) -> Origin:
             raise ValueError(f"its config.json says model_type {kind!r}, and bert is known")
         with _silent():
             loaded: Any = BertModel.from_pretrained(
-                folder, local_files_only=True, add_pooling_layer=False, output_loading_info=True, dtype=torch.float32
+                folder,
+                local_files_only=True,
+                add_pooling_layer=False,
+                output_loading_info=True,
+                dtype=torch.float32,
+                attn_implementation="eager",  # a config may name a kernel that would be fetched and run
             )
         peer, report = loaded
-        pieces = AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str()
+        made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        pieces = made.backend_tokenizer.to_str()
     except Exception as error:  # foreign files can fail in any way
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder} cannot be read as BERT: {reason}") from None
+        raise CheckpointError(f"{folder} cannot be read as BERT: {why(error)[:300]}") from None
     if report["missing_keys"]:
         raise CheckpointError(f"{folder} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ...")
     model, shape = from_bert(peer.eval()), peer.config
@@ -248,4 +254,7 @@ def _heads(dim: int, config: dict[str, Any]) -> int:
 
 
 def _count(held: Weights, pattern: str) -> int:
-    return 1 + max(int(found[1]) for name in held if (found := re.match(pattern, name)))
+    count = 1 + max(int(found[1]) for name in held if (found := re.match(pattern, name)))
+    if count > len(held):
+        raise ValueError(f"{count} layers, and {len(held)} weights")
+    return count
