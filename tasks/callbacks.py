@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
-from vsattn.errors import ConfigError, Stopped
+from vsattn.errors import CheckpointError, ConfigError, Stopped
 
 from .stopping import StopRequest
 
@@ -39,6 +39,9 @@ class Checkpoints(ModelCheckpoint):
             than the writing; the last epoch of all is always written.
         within_epoch_every: seconds after which it is written within an epoch too.
         save_weights_only: leave out the optimizer's state, without which training cannot go on.
+
+    Raises:
+        ConfigError: for negative times.
     """
 
     def __init__(
@@ -52,6 +55,10 @@ class Checkpoints(ModelCheckpoint):
         within_epoch_every: float = 600.0,
         save_weights_only: bool = False,
     ) -> None:
+        if min(last_every, within_epoch_every) < 0:
+            raise ConfigError(
+                f"last_every and within_epoch_every are seconds, at least 0, not {last_every} and {within_epoch_every}"
+            )
         super().__init__(
             dirpath,
             filename="best",
@@ -72,8 +79,21 @@ class Checkpoints(ModelCheckpoint):
         return {**super().state_dict(), "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over that state."""
-        super().load_state_dict(state_dict)
+        """Take over that state, in this folder, wherever the files were when it was written.
+
+        Raises:
+            CheckpointError: when the best weights so far are not beside the last ones.
+        """
+
+        def here(path: str) -> str:
+            return path and str(Path(self.dirpath or "") / Path(path).name)
+
+        held = {key: here(path) for key, path in state_dict.items() if key.endswith("_path")}
+        best = held["best_model_path"]
+        if best and not Path(best).is_file():
+            raise CheckpointError(f"{best} is missing, which had the best weights so far; it belongs beside last.ckpt")
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **held, "best_k_models": scores, "dirpath": self.dirpath})
         self.stopped = state_dict.get("stopped", False)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,7 +117,7 @@ class Checkpoints(ModelCheckpoint):
         asked, late = self._agreed(trainer, self.within_epoch_every)
         if asked or late:
             self._save_last(trainer)
-        self._stop(trainer, asked)
+        self._stop(trainer, asked, f"in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Renew ``last.ckpt``, and end here when asked to."""
@@ -110,11 +130,11 @@ class Checkpoints(ModelCheckpoint):
         if over or asked or late:
             self._save_last(trainer)
         if not over:
-            self._stop(trainer, asked)
+            self._stop(trainer, asked, f"in epoch {trainer.current_epoch + 1}")
 
     def stop_if_asked(self, trainer: pl.Trainer) -> None:
         """Raise `Stopped` when a signal came as training ended by itself: testing is left."""
-        self._stop(trainer, self.request.number)
+        self._stop(trainer, self.request.number, "before testing")
 
     def _agreed(self, trainer: pl.Trainer, every: float) -> tuple[int, bool]:
         """Return the signal that was heard, and whether so many seconds have passed: the same in all processes."""
@@ -125,12 +145,12 @@ class Checkpoints(ModelCheckpoint):
             self.request.number, late = told.tolist()
         return self.request.number, bool(late)
 
-    def _stop(self, trainer: pl.Trainer, asked: int) -> None:
+    def _stop(self, trainer: pl.Trainer, asked: int, where: str) -> None:
         if asked and self._resumable(trainer):
             word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[signal.Signals(asked)]
             folder = Path(self.last_model_path).parent.parent
             raise Stopped(
-                f"{word} in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}; "
+                f"{word} {where}, after step {trainer.global_step}; "
                 f"to go on: python -m vsattn.run resume={shlex.quote(str(folder))}",
                 asked,
             )

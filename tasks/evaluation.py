@@ -18,7 +18,7 @@ from vsattn.predictor import Predictor
 from .base import Task
 from .classification import IGNORED
 from .data.audio import Segment
-from .data.base import Data, Split
+from .data.base import Data, Split, of_checkpoint
 from .experiment import prepare
 from .loading import make_loaders
 from .training import SHARED, make_trainer, plain_errors, quiet, test
@@ -55,13 +55,16 @@ class Renumbered:
         return renumbered if isinstance(target, (Tensor, np.ndarray)) else int(renumbered)
 
 
-def evaluate(predictor: Predictor, config: dict[str, Any], *, split: str = "test") -> dict[str, float]:
+def evaluate(
+    predictor: Predictor, config: dict[str, Any], *, split: str = "test", named: bool = False
+) -> dict[str, float]:
     """Judge a model on one split as a run judges its test split, and print what is judged.
 
     Args:
         predictor: as :func:`vsattn.load` gives it.
         config: that of the run, with its ``data`` and ``batch_size`` as they are wanted now.
         split: one of `SPLITS`.
+        named: a person has named the data, not the checkpoint alone.
 
     Returns:
         What a run reports as ``test/...``, by those names.
@@ -71,7 +74,7 @@ def evaluate(predictor: Predictor, config: dict[str, Any], *, split: str = "test
         DataError: for data that are missing, cannot be read, or have targets that the model does not know.
     """
     prepare(config)
-    data: Data = build(config["data"], Data, path="data")
+    data: Data = build(config["data"], Data, path="data") if named else of_checkpoint(config["data"])
     data.setup(config["seed"])
     given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
     task: Task = build(config["task"], Task, path="task", **given, recipe=config)

@@ -33,6 +33,7 @@ from .checks import faults as find_faults
 from .cluster import folder_of_first, is_parallel, number_of_processes, proceed, rank, restarted, unfinished, waits
 from .data.base import Data
 from .finetune import find_origin, first_tokenizer, start
+from .loggers import go_on
 from .plots import curves
 from .report import bootstrap, environment, peak_memory, show_tables, write_metrics
 from .resuming import resumable
@@ -113,6 +114,10 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.yaml").write_text(text, encoding="utf-8")
         proceed(settings, folder)
+    loggers = parts(config.get("logger"), Logger, "logger", save_dir=str(folder))
+    if before is not None and first:
+        for logger in loggers:
+            go_on(logger, before["global_step"])
     threads = config.get("num_threads")  # without a number, several processes share the cores
     with variable("OMP_NUM_THREADS", str(threads)) if threads else contextlib.nullcontext():
         result = train(
@@ -124,7 +129,7 @@ def run(
             num_workers=config.get("num_workers", 0),
             trainer=settings,
             callbacks=callbacks,
-            loggers=parts(config.get("logger"), Logger, "logger", save_dir=str(folder)),
+            loggers=loggers,
             seed=config["seed"],
             resume=resume,
         )

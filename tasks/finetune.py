@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from vsattn.depth import freeze
+from vsattn.build import build
+from vsattn.depth import by_reason, freeze
 from vsattn.initial import (
     COMPARED,
     Origin,
     agree,
-    by_reason,
     differences,
     initialise,
     own_run,
@@ -57,6 +57,7 @@ def find_origin(config: dict[str, Any]) -> Origin | None:
 
     Raises:
         CheckpointError: when it is missing, damaged, more than plain data, or not known.
+        ConfigError: when it needs a package that is missing, or heads that the config does not give it.
     """
     if config.get("init_from") is None:
         return None
@@ -102,7 +103,8 @@ def _initialised(task: Task, origin: Origin, config: dict[str, Any], data: Data)
     changed = differences(origin.tokenizer, config["tokenizer"], "tokenizer", whole=origin.config is not None)
     same = task.tokenizer.state == origin.tokenizer_state
     suits = same or not changed
-    found = initialise(task.model, origin, classes=task.classes, suits=suits, same_state=same)
+    places = same or same_grid(task.model, origin)
+    found = initialise(task.model, origin, classes=task.classes, suits=suits, same_state=same, same_grid=places)
     own = task.model.state_dict()
     numbers = sum(own[name].numel() for name in found.taken)
     lines = {"init": f"{len(found.taken)} tensors of {numbers:,} numbers from {origin.name}"}
@@ -118,6 +120,19 @@ def _initialised(task: Task, origin: Origin, config: dict[str, Any], data: Data)
         others = [line for part in parts for line in differences(origin.config.get(part), config.get(part), part)]
         lines |= {"differs": "; ".join(others)} if others else {}
     return lines | resampled(task.model, batch)
+
+
+def same_grid(model: Any, origin: Origin) -> bool:
+    """Tell whether learned positions of a grid stand for the cells that they stood for there, in rows of equal length.
+
+    Raises:
+        VsattnError: when what the origin's tokenizer had learned is not its state.
+    """
+    positions = getattr(model, "positions", None)
+    if not isinstance(positions, Learned) or positions.grid is None:
+        return True
+    there: Tokenizer = build(origin.tokenizer, Tokenizer, path="tokenizer")
+    return there.load_state(origin.tokenizer_state).sizes.get("grid") == positions.grid
 
 
 def resampled(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, str]:

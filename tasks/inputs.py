@@ -73,21 +73,24 @@ def _inside(folder: Path, extensions: Sequence[str]) -> Iterator[Question]:
         yield Question(str(path), path if path.is_file() else DataError(f"{path} is no file, or a link to none"))
 
 
-def each_line(inputs: Sequence[Path] | None) -> Iterator[Question]:
+def each_line(files: Iterable[Question] | None) -> Iterator[Question]:
     """Yield the lines of text files, plain or gzip whatever their names, or those of standard input as they come.
 
     What is no UTF-8 is an error in the place of its line; `Question.about` is the file and the number of the line.
     """
-    if inputs is None:
+    if files is None:
         yield from decoded(sys.stdin.buffer, "-", STANDARD_INPUT)
-    for path in inputs or ():
+    for file in files or ():
+        if isinstance(file.item, DataError):
+            yield file
+            continue
         try:
-            with path.open("rb") as file:
-                packed = file.peek(len(GZIP)).startswith(GZIP)
-                yield from decoded(gzip.GzipFile(fileobj=file) if packed else file, str(path), str(path))
+            with file.item.open("rb") as stream:
+                packed = stream.peek(len(GZIP)).startswith(GZIP)
+                yield from decoded(gzip.GzipFile(fileobj=stream) if packed else stream, file.name, file.name)
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
-            yield Question(str(path), DataError(f"{path} cannot be read: {reason}"))
+            yield Question(file.name, DataError(f"{file.name} cannot be read: {reason}"))
 
 
 def decoded(stream: Iterable[bytes], path: str, name: str) -> Iterator[Question]:

@@ -15,7 +15,7 @@ from vsattn.errors import DataError
 from vsattn.predictor import Predictor
 
 from .base import Task
-from .data.base import Data, Split
+from .data.base import Split, of_checkpoint
 
 #: The splits of a data set.
 SPLITS = ("train", "val", "test")
@@ -40,13 +40,14 @@ class Judge:
         """Make the task and find the data again, by the config that the checkpoint keeps.
 
         Raises:
+            ConfigError: see :func:`~vsattn.tasks.data.base.of_checkpoint`.
             DataError: when the config says nothing of them, the data are not here, or they have other classes now.
         """
         config = predictor.config
         missing = [name for name in ("data", "task", "seed") if config.get(name) is None]
         if missing:
             raise DataError(f"the checkpoint does not say with what {missing[0]} it was trained")
-        data: Data = build(config["data"], Data, path="data")
+        data = of_checkpoint(config["data"])
         data.setup(config["seed"])
         classes = data.classes if predictor.tokenizer.writes is None else predictor.tokenizer.writes
         if list(classes) != predictor.classes:

@@ -126,7 +126,7 @@ class Loader(DataLoader):
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # or the training's own random numbers would seed the processes
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=_leave_signals,
         )
         self.order = order
         self._taken, self._resumed = 0, (0, 0)
@@ -234,9 +234,14 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _leave_interrupts(_: int) -> None:
-    """Let Ctrl-C, which a terminal sends to all processes, end the training alone: it needs its readers until then."""
+def _leave_signals(_: int) -> None:
+    """Let signals that go to all processes end the training alone: it needs its readers until then.
+
+    A terminal sends Ctrl-C so, `timeout` and Slurm SIGTERM, and Slurm its warning. A second SIGTERM ends a reader too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _has_batch_norm(module: nn.Module) -> bool:

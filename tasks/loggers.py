@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+@rank_zero_only
+def go_on(logger: Logger, step: int) -> None:
+    """Let Lightning's CSV logger, which begins its file anew, go on after the rows of the steps before this one."""
+    path = Path(logger.log_dir or "", "metrics.csv") if isinstance(logger, CSVLogger) else None
+    if path is None or not path.is_file():
+        return
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    logger.experiment.metrics = rows  # the file is removed as the experiment is made
+    logger.save()
 
 
 @contextmanager

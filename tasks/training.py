@@ -17,7 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from vsattn.checkpoint import read
 from vsattn.errors import ConfigError, VsattnError, nearest
@@ -139,7 +139,8 @@ def train(
             try:
                 fitter.fit(task, loaders["train"], loaders["val"], ckpt_path=resume, weights_only=True)
             except Exception:
-                fitter.fit_loop.teardown()  # an error in validation leaves the training loader's processes waiting
+                with contextlib.suppress(RuntimeError):  # of readers that were killed: there are none to end
+                    fitter.fit_loop.teardown()  # an error in validation leaves those of the training loader waiting
                 raise
         for callback in fitter.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
@@ -187,7 +188,8 @@ def test(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    tester.test(task, loader, verbose=False)
+    with signals_given_back():
+        tester.test(task, loader, verbose=False)
     return task.evaluate(task.remembered, data, seed=seed)
 
 
@@ -287,13 +289,27 @@ def written() -> Iterator[None]:
 def plain_errors() -> Iterator[None]:
     """Give an error of ours that comes out of a loader's process its own message back, without the traceback's text.
 
-    What Lightning finds wrong with its settings only when it uses them (``monitor``, say) is a `ConfigError`.
+    What Lightning finds wrong with its settings only when it uses them (``monitor``, say) is a `ConfigError`. Where it
+    hears signals itself, it would leave with 1 after Ctrl-C and with 0 after SIGTERM.
     """
     try:
         yield
+    except SIGTERMException as stop:
+        print("terminated", file=sys.stderr)
+        stop.code = 143
+        raise
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from None
     except RuntimeError as error:
+        if str(error).startswith("Early stopping conditioned on metric"):
+            raise ConfigError(
+                f"{str(error).splitlines()[0].split('.')[0]}: training ended before the first validation; set "
+                "callbacks.early_stopping=null, or let an epoch end"
+            ) from None
         if not re.match(r"DataLoader worker .*(killed|exited)", str(error)):
             raise
         raise VsattnError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +223,7 @@ class TranslationTask(Task):
     @classmethod
     def questions(cls, predictor: Predictor, inputs: Sequence[Path] | None) -> Iterator[Question]:
         """Yield the lines of text files, plain or gzip, or of standard input."""
-        if inputs is None:
-            return each_line(None)
-        files = super().questions(predictor, inputs)
-        return chain.from_iterable([f] if isinstance(f.item, DataError) else each_line([f.item]) for f in files)
+        return each_line(None if inputs is None else super().questions(predictor, inputs))
 
     @classmethod
     def records(cls, predictor: Predictor, question: Question, answer: Any) -> list[Record]:

@@ -13,9 +13,9 @@ import torch
 
 import vsattn
 from vsattn.compose import groups, plain_config
+from vsattn.hypotheses import Translation
 from vsattn.predictor import Prediction
 from vsattn.tasks.experiment import run
-from vsattn.translator import Translation
 
 #: What every config runs with here: everything as chosen, but small.
 SMALL = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from torchvision.transforms import v2
 import vsattn
 from vsattn.compose import plain_config
 from vsattn.convert.files import peer_of, weights_of
+from vsattn.depth import grouped
 from vsattn.errors import CheckpointError, ConfigError, DataError
-from vsattn.initial import Origin, agree, differences, grouped, initialise, own_run, ready_tokenizer
+from vsattn.initial import Origin, agree, differences, initialise, own_run, ready_tokenizer
 from vsattn.model import Model, build_model
 from vsattn.tasks.checks import faults
 from vsattn.tasks.experiment import run
-from vsattn.tasks.finetune import find_origin, resampled
+from vsattn.tasks.finetune import find_origin, resampled, same_grid
 from vsattn.tokenizers import Patches, WordPieces, Words
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (20, 16, 3), dtype=np.uint8) for seed in range(3)]
@@ -118,8 +120,27 @@ def test_weights_that_are_not_finite_are_refused(before: Path) -> None:
 def test_a_setting_that_no_weight_shows_is_told(before: Path, tmp_path: Path, capsys: Any) -> None:
     config = tiny.config(init_from=str(before), trainer={"fast_dev_run": True, "accelerator": "cpu"})
     config["encoder"] |= {"num_heads": 4, "dropout": 0.1}
+    config["head"] = {"_target_": "vsattn.heads.AttentionHead"}
     run(config, tmp_path / "run")
-    assert "\ndiffers   encoder.num_heads: 2 there, 4 here\n" in capsys.readouterr().out
+    said = "encoder.num_heads: 2 there, 4 here; head: vsattn.heads.MeanHead there, vsattn.heads.AttentionHead here"
+    assert f"\ndiffers   {said}\n" in capsys.readouterr().out
+
+
+def test_positions_of_a_grid_turned_round_are_new(tmp_path: Path) -> None:
+    """As many cells, in rows of another length."""
+    config = vit_config()
+    config["tokenizer"] |= {"size": [16, 24]}
+    old = vsattn.build.build(config["tokenizer"], vsattn.tokenizers.Tokenizer).fit(PICTURES)
+    model = build_model(config, old, num_classes=4)
+    origin = Origin("it", model.state_dict(), config["tokenizer"], old.state, CLASSES, config)
+    for size, same in (([24, 16], False), ([16, 24], True)):
+        config["tokenizer"] = config["tokenizer"] | {"size": size}
+        tokenizer = vsattn.build.build(config["tokenizer"], vsattn.tokenizers.Tokenizer).fit(PICTURES[:1])
+        assert tokenizer.state != old.state
+        new = build_model(config, tokenizer, num_classes=4)
+        assert same_grid(new, origin) == same
+        taken = initialise(new, origin, classes=CLASSES, same_state=False, same_grid=same)
+        assert taken.new == ({} if same else {"positions.table": "of another grid"})
 
 
 # Tokenizers: a row of a table means a word.
@@ -392,6 +413,23 @@ def test_another_bert_is_refused(bert: tuple[Path, Any, Any]) -> None:
         find_origin(config)
 
 
+def test_a_berts_files_run_nothing(bert: tuple[Path, Any, Any], capsys: Any, monkeypatch: Any) -> None:
+    """Neither code beside them, nor a kernel that their config names, nor a question whether to."""
+    folder = bert[0]
+    (folder / "evil.py").write_text("print('code was run')\nclass Evil: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    for file, more in (
+        ("config.json", {"auto_map": {"AutoModel": "evil.Evil"}, "attn_implementation": "evil/kernel"}),
+        ("tokenizer_config.json", {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil"] * 2}}),
+    ):
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **more}))
+    origin = find_origin(bert_config(folder))
+    assert origin is not None
+    model, (_, made) = built(bert_config(folder), origin, [])
+    assert agree(model, origin, made.collate([["a", "dog"]])) < 1e-5
+    assert "code was run" not in capsys.readouterr().out
+
+
 def test_word_pieces_learn_their_own_vocabulary_too() -> None:
     made = WordPieces(min_count=1, vocab_size=60, max_word=3).fit(SENTENCES)
     again = WordPieces(max_word=3).load_state(made.state)
@@ -424,7 +462,7 @@ def test_hostile_files_are_refused_in_one_line(
         "list.pth": ([1, 2], "holds a list"),
         "other.pth": ({"a.weight": torch.zeros(2)}, "neither a checkpoint of vsattn nor weights of torchvision's"),
         "part.pth": ({"class_token": torch.zeros(1, 1, 12)}, "is not complete"),
-        "number.pth": ({**peer.state_dict(), "epoch": 3}, "holds more than tensors"),
+        "number.pth": ({**peer.state_dict(), "epoch": 3}, "number.pth holds 'epoch', which is no tensor"),
         "less.pth": ({k: v for k, v in peer.state_dict().items() if "layer_0.ln_1" not in k}, "is not complete"),
     }
     for name, (held, message) in files.items():
@@ -447,6 +485,56 @@ def test_safetensors_are_read(vit: tuple[Path, VisionTransformer], tmp_path: Pat
     held = weights_of(tmp_path / "vit.safetensors")
     assert all(torch.equal(held[name], value) for name, value in vit[1].state_dict().items())
     assert find_origin(vit_config(init_from=str(tmp_path / "vit.safetensors"))) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision(vit: tuple[Path, VisionTransformer], dtype: torch.dtype) -> None:
+    path, peer = vit
+    torch.save({name: value.to(dtype) for name, value in peer.state_dict().items()}, path)
+    config = vit_config(init_from=str(path))
+    origin = find_origin(config)
+    assert origin is not None
+    model, (_, tokenizer) = built(config, origin, [])
+    assert agree(model, origin, tokenizer.collate(PICTURES)) < 1e-5
+    assert torch.equal(model.encoder.norm.weight, peer.encoder.ln.weight.to(dtype).float())
+
+
+def test_what_is_no_dense_number_is_refused(vit: tuple[Path, VisionTransformer], before: Path, tmp_path: Path) -> None:
+    peer = vit[1].state_dict()
+    own = torch.load(before / "checkpoints" / "best.ckpt", weights_only=True)
+    ours, name = own["state_dict"], "encoder.norm.weight"
+    code = {
+        **own,
+        "vsattn": {**own["vsattn"], "config": {**own["vsattn"]["config"], "head": {"_target_": "os.system"}}},
+    }
+    files: list[tuple[Any, str]] = [
+        (
+            {**peer, "encoder.ln.weight": peer["encoder.ln.weight"].to_sparse()},
+            "holds 'encoder.ln.weight', which is no",
+        ),
+        (
+            {**peer, "encoder.ln.weight": peer["encoder.ln.weight"] + 0j},
+            "holds 'encoder.ln.weight', which is no tensor",
+        ),
+        ({**peer, 5: torch.zeros(1)}, "holds 5, which is no tensor"),
+        ({**peer, "encoder.layers.encoder_layer_99999999.x": torch.zeros(1)}, "100000000 layers, and 33 weights"),
+        ({**own, "state_dict": {**ours, f"model.{name}": "x"}}, f"holds '{name}', which is no tensor"),
+        (code, "names what is not known here: os.system may not be built"),
+        ({"class_token": Hostile()}, r"more than plain data \(it asks for .*print\)"),
+    ]
+    for held, message in files:
+        torch.save(held, tmp_path / "it.ckpt")
+        with pytest.raises(CheckpointError, match=message):
+            find_origin(vit_config(init_from=str(tmp_path / "it.ckpt")))
+
+
+def test_a_damaged_bit_is_no_other_weight(vit: tuple[Path, VisionTransformer]) -> None:
+    held = bytearray(vit[0].read_bytes())
+    weight = vit[1].encoder.ln.weight.detach().numpy().tobytes()
+    held[held.index(weight)] ^= 1
+    vit[0].write_bytes(held)
+    with pytest.raises(CheckpointError, match="the checksum of its part"):
+        find_origin(vit_config(init_from=str(vit[0])))
 
 
 # Settings.

@@ -413,3 +413,13 @@ def test_a_bad_word_of_the_command_never_ends_in_a_traceback(
     said = capsys.readouterr()
     assert says in said.err and "Traceback" not in said.err + said.out
     assert not list(tmp_path.rglob("*.ckpt")) and not (tmp_path / "PWNED").exists()
+
+
+def test_data_that_unpickle_are_named_by_a_person(tmp_path: Path) -> None:
+    from vsattn.tasks.data.base import of_checkpoint
+
+    dataset = {"_target_": "torch_geometric.datasets.KarateClub", "_partial_": True}
+    with pytest.raises(ConfigError, match="PyG reads pickles, which can run code, where the checkpoint's config says"):
+        of_checkpoint({"_target_": "vsattn.tasks.data.pyg.PyG", "dataset": dataset})
+    of_checkpoint({"_target_": "vsattn.tasks.data.pyg.Planetoid", "root": str(tmp_path)})
+    of_checkpoint({"_target_": "vsattn.tasks.data.images.Digits"})

@@ -14,13 +14,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR
 from vsattn.depth import depth_of, freeze, keep_frozen, sections
 from vsattn.encoders import RecurrentEncoder, TransformerEncoder
 from vsattn.errors import ConfigError
-from vsattn.heads import ClsHead, VectorHead
+from vsattn.heads import ClsHead, TiedHead, VectorHead
 from vsattn.model import Model
 from vsattn.positions import Learned
 from vsattn.tasks.optim import make_optimizer, make_schedule
 from vsattn.tasks.schedules import InverseSqrt, Noam
 from vsattn.tokenizers.patches import PatchEmbedder
 from vsattn.tokenizers.word_pieces import WordPieces
+from vsattn.tokenizers.words import TableEmbedder
 
 LAYERS = 3
 DECAY = 0.5
@@ -136,6 +137,15 @@ def test_names_freeze_parts_and_what_is_frozen_stays_in_evaluation_mode() -> Non
     made.train()
     keep_frozen(made, names)
     assert not made.encoder.dropout.training and made.encoder.blocks[1].training and made.head.training
+
+
+def test_a_weight_of_two_parts_is_frozen_with_either() -> None:
+    for part in ("embedder", "head", "head.classify.weight"):
+        embedder = TableEmbedder("word", 5, 8)
+        made = Model(embedder, TransformerEncoder(8, 1, 2), TiedHead(8, 5))
+        made.head.tie(embedder.table)
+        freeze(made, [part])
+        assert not embedder.table.weight.requires_grad and made.encoder.norm.weight.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +191,27 @@ def test_a_graph_is_worked_out_once_whatever_tensor_it_comes_in(make, monkeypatc
     monkeypatch.setattr(graphs, "MAX_KEPT", 1)
     positions(graph_set(connected_graph(11), 11)), positions(graph_set(first, 8))
     assert len(found) == 5 and len(positions._kept) == 1  # the old ones made room
+
+
+def test_threads_may_forget_graphs_at_the_same_time(monkeypatch):
+    """What is kept is counted right, and the oldest graph is forgotten once."""
+    positions = RandomWalk(4, num_steps=2)
+    monkeypatch.setattr(graphs, "MAX_KEPT", 20)
+    sets = []
+    for size in range(3, 23):
+        ring = torch.arange(size)
+        edges = Edges(torch.stack([ring, ring.roll(1)]))
+        sets.append(VectorSet(torch.zeros(1, size, 4), structure=edges))
+    alone = [positions.features(vector_set) for vector_set in sets]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(positions.features, sets * 5))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.equal(one, other) for one, other in zip(found, alone * 5, strict=True))
+    assert positions._kept_numbers == sum(one.numel() for one in positions._kept.values())
 
 
 @pytest.mark.parametrize("make", KINDS)

@@ -24,12 +24,12 @@ from vsattn.build import build
 from vsattn.checkpoint import payload
 from vsattn.ctc import Transcript
 from vsattn.errors import ConfigError, DataError
+from vsattn.hypotheses import Translation
 from vsattn.model import build_model
 from vsattn.predict import main
 from vsattn.predictor import WINDOW, Prediction, Predictor
 from vsattn.tokenizers import Graph
 from vsattn.tokenizers.base import Tokenizer
-from vsattn.translator import Translation
 
 RATE = 8000
 ENCODER = {"_target_": "vsattn.encoders.TransformerEncoder", "num_layers": 1, "num_heads": 2}
@@ -187,9 +187,10 @@ def test_errors_in_the_places_of_answers(checkpoints) -> None:
 
 def test_a_model_that_answers_nan_says_so(checkpoints) -> None:
     model = vsattn.load(checkpoints["image"])
-    model.model.head.classify.weight.data.fill_(float("nan"))
-    (found,) = model.predict([np.zeros((8, 8), np.uint8)], errors="return")
-    assert "the model's answer is no number (NaN)" in str(found)
+    for number in ("nan", "inf"):
+        model.model.head.classify.bias.data.fill_(float(number))
+        (found,) = model.predict([np.zeros((8, 8), np.uint8)], errors="return")
+        assert "the model's answer is no number" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_nothing_to_answer_for_is_one_error(checkpoints, tmp_path, capsys) -> No
 def test_forms_of_the_same_answers(checkpoints, tmp_path, capsys) -> None:
     folder = tmp_path / 'of "mine", new'
     folder.mkdir()
-    names = ["a,b.png", "line\nend.png", os.fsdecode(b"\xff.png"), "写真.png"]
+    names = ["a,b.png", "line\nend.png", "return\r.png", os.fsdecode(b"\xff.png"), "写真.png"]
     for i, name in enumerate(names):
         Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(folder / name)
     paths = [str(path) for path in sorted(folder.iterdir())]
@@ -264,7 +265,7 @@ def test_forms_of_the_same_answers(checkpoints, tmp_path, capsys) -> None:
     def written(form: str) -> str:
         output = tmp_path / "out"
         assert main([f"ckpt={checkpoints['image']}", f"input={folder}", f"format={form}", f"output={output}"]) == 0
-        return output.read_text(encoding="utf-8")
+        return output.read_bytes().decode()
 
     pairs = zip(paths, answers, strict=True)
     expected = [(path, one.label, pytest.approx(one.probability, abs=1e-6)) for path, one in pairs]
@@ -278,6 +279,65 @@ def test_forms_of_the_same_answers(checkpoints, tmp_path, capsys) -> None:
     assert header.split() == ["path", "label", "probability"]
     shares = [float(line.split()[-1]) for line in lines]
     assert shares == [pytest.approx(one.probability, abs=1e-4) for one in answers]
+
+
+def test_names_of_files(checkpoints, tmp_path, monkeypatch, capsys) -> None:
+    """Many at once, more than one name may have letters; links to nothing; pipes, which would never end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    names = [f"in/{'long' * 20}{i}.png" for i in range(60)]
+    for name in names:
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(name)
+    words = [f"ckpt={checkpoints['image']}", "format=csv"]
+    code, out, _ = command([*words, f"input={','.join(names)},"], "", capsys)
+    assert code == 0 and [line.split(",")[0] for line in out.splitlines()[1:]] == names
+    monkeypatch.chdir("in")
+    code, out, _ = command([*words, f"input={','.join(Path(name).name for name in names)}"], "", capsys)
+    assert code == 0 and len(out.splitlines()) == 61
+    for word, said in (
+        ("input=~no one/a.png", "there is no ~no one/a.png"),
+        ("input=,", "there is no ,"),
+        (f"input={'a' * 300}", "there is no aaa"),
+        ("batch_size=99999999999999999999", "a whole number of at least 1 and at most 999999999"),
+        ("device=meta", "meta holds no numbers"),
+        ("output=in.csv/out.csv", "in.csv/out.csv cannot be written"),
+    ):
+        (tmp_path / "in" / "in.csv").write_text("")
+        given = [word] if word.startswith("input") else ["input=.", word]
+        code, out, err = command([*words, *given], "", capsys)
+        assert code in (1, 2) and out == "" and said in err
+    os.mkfifo("pipe.png")
+    os.symlink("nothing", "link.png")
+    code, out, err = command([*words, "input=."], "", capsys)
+    assert code == 1 and len(out.splitlines()) == 61 and "pipe.png is no file" in err and "link.png is no file" in err
+
+
+def test_links_and_pipes_are_written_to(checkpoints, tmp_path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    words = [f"ckpt={checkpoints['image']}", f"input={tmp_path / 'a.png'}", "format=csv"]
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert main([*words, f"output={tmp_path / 'link'}"]) == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text().startswith("path,label")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert main([*words, f"output={tmp_path / 'pipe'}"]) == 0
+    assert os.read(reader, 10_000).decode() == (tmp_path / "target").read_text() and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "link", "pipe", "target"]
+
+
+@pytest.mark.parametrize("kind", ["translation", "node", "labeling", "image"])
+def test_what_is_missing_beside_what_is_there(kind, checkpoints, tmp_path, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    one = graph(3)
+    torch.save({"x": one.x, "edge_index": one.edge_index}, tmp_path / "a.pt")
+    (tmp_path / "a.txt").write_text("a b\n")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    good = tmp_path / {"node": "a.pt", "image": "a.png"}.get(kind, "a.txt")
+    inputs = f"input={good},{tmp_path / 'in'},{tmp_path / 'none'}"
+    code, out, err = command([f"ckpt={checkpoints[kind]}", inputs, "format=jsonl"], "", capsys)
+    assert code == 1 and str(good) in out and f"{tmp_path / 'in'} holds no file that ends in" in err
+    assert f"there is no {tmp_path / 'none'}" in err and "2 of 3 failed" in err
 
 
 def test_tables_line_up() -> None:

@@ -266,7 +266,7 @@ def test_faults_of_a_config_come_together_and_early(tmp_path) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"trainer": {"devices": 2}}, r"trainer\.devices: a run trains on one device so far; use 1"),
+        ({"trainer": {"devices": 2, "strategy": "ddq"}}, r"trainer\.strategy: there is no 'ddq'; did you mean 'ddp'"),
         ({"trainer": {"max_time": "abc"}}, r"trainer\.max_time: is days:hours:minutes:seconds"),
         ({"seed": 2**40}, r"seed: a whole number of at least 0"),
     ],

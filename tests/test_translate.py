@@ -19,11 +19,12 @@ import vsattn
 from vsattn.build import build
 from vsattn.checkpoint import payload
 from vsattn.errors import ConfigError, DataError
+from vsattn.hypotheses import Translation
 from vsattn.model import build_model
 from vsattn.predict import main as predict
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.translate import main
-from vsattn.translator import Translation, Translator
+from vsattn.translator import Translator
 
 TEXT = {"_target_": "vsattn.tokenizers.Text", "model": "words", "split": "spaces", "min_count": 1}
 CONFIG: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -109,7 +110,6 @@ def _compare(words: list[str], folder: str | None, config_dir: str | None) -> in
 def _plan(words: list[str], chosen: list[str], config_dir: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the config of the words, and what is to be compared: all of its models, or the chosen ones."""
     from vsattn.compose import plain_config
-
     from vsattn.tasks.cluster import command_faults
 
     config, faults = plain_config(words, config_dir=config_dir)
@@ -165,9 +165,7 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     started = time.time()
     with log.open("w", encoding="utf-8") as file:
         command = [sys.executable, "-m", "vsattn.run", *words, *options, "hydra.run.dir=" + _quoted(folder)]
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    if code == 130:
-        raise KeyboardInterrupt
+        code = _waited(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
     name = f"{folder.parent.name} {folder.name}"
     if code:
         last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no word"])[-1]
@@ -175,6 +173,33 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     else:
         print(f"{name}: {time.time() - started:.0f} s", flush=True)
     return code == 0
+
+
+def _waited(run: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a run; asked to end, pass that on, and end when the run has, with its checkpoint.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, which a terminal has sent to the run too.
+        SystemExit: after SIGTERM.
+    """
+    asked: list[BaseException] = []
+
+    def leave(*_: Any) -> None:
+        asked.append(SystemExit(143))
+        run.terminate()
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        while run.returncode is None:
+            try:
+                run.wait()
+            except KeyboardInterrupt as interrupt:
+                asked.append(interrupt)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if asked or run.returncode == 130:
+        raise asked[0] if asked else KeyboardInterrupt
+    return run.returncode
 
 
 def _quoted(folder: Path) -> str:

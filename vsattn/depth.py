@@ -1,4 +1,4 @@
-"""The layers of a model from the lowest to the highest: how deep each weight lies, and which ones stay as they are."""
+"""The layers of a model from the lowest to the highest: how deep each weight lies, what stays, and short names."""
 
 from __future__ import annotations
 
@@ -78,6 +78,26 @@ def keep_frozen(model: nn.Module, names: Iterable[str]) -> None:
 def within(name: str, section: str) -> bool:
     """Tell whether a dotted name is that of a section or of something in it."""
     return name == section or name.startswith(f"{section}.")
+
+
+def grouped(names: Iterable[str], every: Iterable[str]) -> str:
+    """Return names as few words as possible: a part all of whose weights are named stands for them."""
+    wanted, others = list(names), [*every]
+    rest = set(others) - set(wanted)
+    found: dict[str, None] = {}
+    for name in wanted:
+        words = name.split(".")
+        prefixes = (".".join(words[:n]) for n in range(1, len(words) + 1))
+        found[next(p for p in prefixes if p == name or not any(within(other, p) for other in rest))] = None
+    return ", ".join(found)
+
+
+def by_reason(names: dict[str, str], every: Iterable[str]) -> list[str]:
+    """Return weights with the reason of each, those of one reason together, such as ``head (other classes)``."""
+    every, groups = list(every), dict[str, list[str]]()
+    for name, reason in names.items():
+        groups.setdefault(reason, []).append(name)
+    return [f"{grouped(group, every)} ({reason})" for reason, group in groups.items()]
 
 
 def _layers(part: nn.Module, path: str, base: int) -> tuple[dict[str, int], int]:

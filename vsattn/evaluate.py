@@ -79,7 +79,7 @@ def _evaluate(words: list[str], config_dir: Path | None) -> None:
     from vsattn.tasks.report import show_tables, write_metrics
 
     print(f"model     {ckpt}", flush=True)
-    found = evaluate(predictor, config, split=split)
+    found = evaluate(predictor, config, split=split, named=any(_root(word) == "data" for word in changes))
     show_tables(found, split)
     if "output" in settings:
         metrics = {f"{split}/{name.removeprefix('test/')}": value for name, value in found.items()}

@@ -1,11 +1,11 @@
-"""What a search is given and what it finds: a model that writes, how long it may, and hypotheses."""
+"""What a search is given and what it finds: a model that writes, how long it may, hypotheses, translations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -113,3 +113,36 @@ class Ensemble:
             raise ShapeError(f"models of one ensemble have one vocabulary; these have {sizes} tokens")
         mean = torch.stack([log_probs for log_probs, _ in found]).logsumexp(0) - math.log(len(found))
         return mean, EnsembleState(tuple(own for _, own in found))
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translation.
+
+    Args:
+        text: as it is written.
+        score: by which translations of one source are compared, see :func:`vsattn.search.beam_search`.
+        log_prob: ``log P(translation | source)``.
+        ids: rows of the target vocabulary, without beginning and end.
+        pieces, source_pieces: names of the tokens that were written and read, without beginning and end.
+        finished: whether it ends, or was cut at its longest.
+    """
+
+    text: str
+    score: float
+    log_prob: float
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    source_pieces: tuple[str, ...]
+    finished: bool
+
+
+class Alignment(NamedTuple):
+    """N source and M target tokens, ends included, and what each target token looked at when it was written.
+
+    ``weights (M, N)``; every row sums to 1, or to less where the encoder has prefix vectors, which are left out.
+    """
+
+    source: list[str]
+    target: list[str]
+    weights: Tensor

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vsattn.build import parameters_of, resolve
 from vsattn.checkpoint import model_weights, read
-from vsattn.depth import within
+from vsattn.depth import by_reason, grouped, within
 from vsattn.errors import CheckpointError, ConfigError
+from vsattn.saved import real_weights
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.vectorset import VectorSet
 
@@ -86,21 +87,6 @@ def own_run(path: str | Path) -> Origin:
     )
 
 
-def real_weights(held: dict[str, Any], name: str) -> dict[str, Tensor]:
-    """Return weights in float32, whatever precision they were saved in.
-
-    Raises:
-        CheckpointError: naming the first that is no dense tensor of real numbers.
-    """
-    for key, value in held.items():
-        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not isinstance(key, str) or not dense or value.is_complex() or value.is_quantized:
-            raise CheckpointError(
-                f"{name} holds {key!r}, which is no tensor of real numbers; save a state_dict() alone"
-            )
-    return {key: value.float() if value.is_floating_point() else value for key, value in held.items()}
-
-
 def ready_tokenizer(
     tokenizer: Tokenizer,
     config: dict[str, Any],
@@ -147,7 +133,13 @@ def ready_tokenizer(
 
 
 def initialise(
-    model: nn.Module, origin: Origin, *, classes: list[str], suits: bool = True, same_state: bool = True
+    model: nn.Module,
+    origin: Origin,
+    *,
+    classes: list[str],
+    suits: bool = True,
+    same_state: bool = True,
+    same_grid: bool = True,
 ) -> Taken:
     """Give a model the weights that fit it, by name and shape.
 
@@ -159,6 +151,7 @@ def initialise(
         classes: that the model answers.
         suits: whether the embedder's weights suit the tokenizer.
         same_state: whether rows of its tables mean the same.
+        same_grid: whether learned positions stand for the same places.
 
     Raises:
         CheckpointError: naming what does not fit, when less than half of the numbers between embedder and head were
@@ -175,6 +168,8 @@ def initialise(
             new[name] = "other classes"
         elif part in ("embedder", "target_embedder") and not suits:
             new[name] = "another tokenizer"
+        elif part == "positions" and not same_grid:
+            new[name] = "of another grid"
         elif name in tables:
             new[name] = tables[name]
         elif given.shape != value.shape:
@@ -230,26 +225,6 @@ def differences(there: Any, here: Any, path: str, *, whole: bool = True) -> list
         if one != other and not FREE & set(name.split(".")) and not any(within(name, above) for above in found):
             found[name] = f"{name}: {one} there, {other} here"
     return list(found.values())
-
-
-def grouped(names: Iterable[str], every: Iterable[str]) -> str:
-    """Return names as few words as possible: a part all of whose weights are named stands for them."""
-    wanted, others = list(names), [*every]
-    rest = set(others) - set(wanted)
-    found: dict[str, None] = {}
-    for name in wanted:
-        words = name.split(".")
-        prefixes = (".".join(words[:n]) for n in range(1, len(words) + 1))
-        found[next(p for p in prefixes if p == name or not any(within(other, p) for other in rest))] = None
-    return ", ".join(found)
-
-
-def by_reason(names: dict[str, str], every: Iterable[str]) -> list[str]:
-    """Return weights with the reason of each, those of one reason together, such as ``head (other classes)``."""
-    every, groups = list(every), dict[str, list[str]]()
-    for name, reason in names.items():
-        groups.setdefault(reason, []).append(name)
-    return [f"{grouped(group, every)} ({reason})" for reason, group in groups.items()]
 
 
 def _tables(model: nn.Module) -> list[str]:

@@ -189,25 +189,11 @@ def _attempt(action: Callable[[], float | None], *, every: bool = False) -> tupl
         raise SystemExit(128 + stop.number) from stop
     except VsattnError as error:
         return fail(error, 1), None, str(error)
-    except SystemExit as stop:
-        raise _stopped(stop) from stop
     except Exception as error:
         if not every:
             raise
         traceback.print_exc()
         return 1, None, f"{type(error).__name__}: {error}"
-
-
-def _stopped(stop: SystemExit) -> BaseException:
-    """Return what an interrupted training means: Lightning leaves with 1 after Ctrl-C and with 0 after SIGTERM."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    if isinstance(stop.__context__, KeyboardInterrupt):
-        return KeyboardInterrupt()
-    if isinstance(stop, SIGTERMException):
-        print("terminated", file=sys.stderr)
-        return SystemExit(143)
-    return stop
 
 
 @contextlib.contextmanager

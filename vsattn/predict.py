@@ -234,7 +234,7 @@ def _form(task: type[Answering], given: dict[str, str]) -> str:
 
 def _count(name: str, text: str, least: int) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
-        raise ConfigError(f"{name}={text[:20]}: a whole number from {least} to 999999999 is expected")
+        raise ConfigError(f"{name}={text[:20]}: a whole number of at least {least} and at most 999999999 is expected")
     return int(text)
 
 

@@ -86,6 +86,9 @@ class Predictor:
 
         At most ``batch_size * (WINDOW + 2 * num_workers + 1)`` items are taken before they are answered; with
         ``batch_size=1`` and no threads, one. An item that is a `DataError` already is given back in its place.
+
+        Raises:
+            DataError: for a single item, or numbers out of range.
         """
         return self._stream(items, batch_size, num_workers, self._answer)
 

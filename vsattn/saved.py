@@ -9,6 +9,9 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from vsattn.errors import CheckpointError
 
 
 def read_saved(path: str | Path) -> Any:
@@ -40,3 +43,18 @@ def why(error: Exception) -> str:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         return f"it asks for {asked[1]}" if asked else "it is no file of tensors"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def real_weights(held: dict[str, Any], name: str) -> dict[str, Tensor]:
+    """Return weights, numbers with a point in float32, whatever precision they were saved in.
+
+    Raises:
+        CheckpointError: naming the first that is no dense tensor of real numbers.
+    """
+    for key, value in held.items():
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if not isinstance(key, str) or not dense or value.is_complex() or value.is_quantized:
+            raise CheckpointError(
+                f"{name} holds {key!r}, which is no tensor of real numbers; save a state_dict() alone"
+            )
+    return {key: value.float() if value.is_floating_point() else value for key, value in held.items()}

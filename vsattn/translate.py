@@ -14,8 +14,9 @@ from vsattn.predict import files, move, opened, read_words
 from vsattn.run import guarded
 
 if TYPE_CHECKING:
+    from vsattn.hypotheses import Translation
     from vsattn.tasks.inputs import Question
-    from vsattn.translator import Translation, Translator
+    from vsattn.translator import Translator
 
 USAGE = """\
 Translate text, a line at a time, with a trained encoder-decoder.
@@ -104,12 +105,13 @@ def _run(words: list[str]) -> None:
     columns = {"numbered": options.get("n_best", 1) > 1, "scores": options.pop("scores")}
     translator = _load(given["ckpt"].split(","), given.get("device", "cpu"))
     draw = None if folder is None else _drawer(translator, Path(folder))
-    from vsattn.tasks.inputs import STANDARD_INPUT, decoded, each_line
+    from vsattn.tasks.inputs import STANDARD_INPUT, Question, decoded, each_line
 
     asks, buffer = not inputs and sys.stdin.isatty(), options.pop("buffer")
     translate = _translate(translator, options)
+    named = [Question(str(path), path) for path in inputs] or None
     with opened(given.get("output")) as out:
-        lines = _lines(decoded(_asked(), "-", STANDARD_INPUT) if asks else each_line(inputs or None))
+        lines = _lines(decoded(_asked(), "-", STANDARD_INPUT) if asks else each_line(named))
         write(
             lines, _forgiving(translate) if asks else translate, out, buffer=1 if asks else buffer, draw=draw, **columns
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.errors import ConfigError, DataError
-from vsattn.hypotheses import Ensemble, Hypothesis, MaxLength, Writer
+from vsattn.hypotheses import Alignment, Ensemble, Hypothesis, MaxLength, Translation, Writer
 from vsattn.model import Model
 from vsattn.predictor import WINDOW, Predictor, listed, several
 from vsattn.search import beam_search, forced, sample
@@ -26,39 +25,6 @@ BEAM_WIDTH, LENGTH_PENALTY = 4, 0.6
 
 #: A batch ``{"source" (B, N)}`` and the number of each text's tokens to the hypotheses of each.
 Search = Callable[[dict[str, Tensor], list[int]], list[list[Hypothesis]]]
-
-
-@dataclass(frozen=True)
-class Translation:
-    """One translation.
-
-    Args:
-        text: as it is written.
-        score: by which translations of one source are compared, see :func:`vsattn.search.beam_search`.
-        log_prob: ``log P(translation | source)``.
-        ids: rows of the target vocabulary, without beginning and end.
-        pieces, source_pieces: names of the tokens that were written and read, without beginning and end.
-        finished: whether it ends, or was cut at its longest.
-    """
-
-    text: str
-    score: float
-    log_prob: float
-    ids: tuple[int, ...]
-    pieces: tuple[str, ...]
-    source_pieces: tuple[str, ...]
-    finished: bool
-
-
-class Alignment(NamedTuple):
-    """N source and M target tokens, ends included, and what each target token looked at when it was written.
-
-    ``weights (M, N)``; every row sums to 1, or to less where the encoder has prefix vectors, which are left out.
-    """
-
-    source: list[str]
-    target: list[str]
-    weights: Tensor
 
 
 class Translator(Predictor):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
+from vsattn.build import build
 from vsattn.errors import ConfigError
 
 
@@ -38,6 +39,9 @@ class Data(ABC):
         classes: names of the classes, in the order of the targets.
         train, val, test: the splits, of ``(item, target)``.
     """
+
+    #: Whether what is read is plain data, whatever a config says; if not, a checkpoint's config alone is not enough.
+    plain = True
 
     classes: list[str]
     train: Split
@@ -77,6 +81,21 @@ class Data(ABC):
         """Return at most ``limit`` training items, evenly spaced, undistorted, for a tokenizer's `fit`."""
         step = max(1, -(-len(self.train) // limit))
         return Items(self.train, range(0, len(self.train), step))
+
+
+def of_checkpoint(config: dict[str, Any]) -> Data:
+    """Build the data that a checkpoint names.
+
+    Raises:
+        ConfigError: for data that may run code, which a person must name.
+    """
+    data: Data = build(config, Data, path="data")
+    if not data.plain:
+        raise ConfigError(
+            f"data: {type(data).__name__} reads pickles, which can run code, where the checkpoint's config says; if you "
+            f"trust it, name the data yourself, as in data.{next(iter(set(config) - {'_target_'}), 'root')}=..."
+        )
+    return data
 
 
 class Items(Sequence[Any]):

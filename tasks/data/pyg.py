@@ -53,6 +53,8 @@ class PyG(GraphData):
         DataError: in `setup`, when the data set cannot be made, has no such labels, or masks but no ``train_mask``.
     """
 
+    plain = False
+
     def __init__(
         self,
         dataset: Callable[..., Dataset],
@@ -204,6 +206,8 @@ class Planetoid(PyG):
 
     Source: Yang et al. 2016, "Revisiting Semi-Supervised Learning with Graph Embeddings", section 5.
     """
+
+    plain = True
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ from typing import Any
 
 from vsattn.convert.origins import Weights, vit, wav2vec2
 from vsattn.errors import CheckpointError, ConfigError
-from vsattn.initial import Origin, real_weights
-from vsattn.saved import read_saved, why
+from vsattn.initial import Origin
+from vsattn.saved import read_saved, real_weights, why
 
 #: A weight by which a model is known, its name, and what takes it over.
 KINDS: list[tuple[str, str, Callable[[str, Weights, dict[str, Any]], Origin]]] = [
@@ -34,8 +34,8 @@ def weights_of(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} needs a package: pip install safetensors") from None
     except Exception as error:  # foreign bytes can fail in any way
         raise CheckpointError(
-            f"{path} cannot be read as weights: damaged, incomplete, or more than plain data ({why(error)}); of a whole "
-            "model, save its state_dict()"
+            f"{path} cannot be read as weights: damaged, incomplete, or more than plain data ({why(error)}); of a "
+            "whole model, save its state_dict()"
         ) from None
     if not isinstance(held, dict):
         raise CheckpointError(f"{path} holds a {type(held).__name__}; weights are a state_dict: names and tensors")
