@@ -28,6 +28,7 @@ from vsattn.tokenizers.base import Tokenizer
 from .answering import Answering
 from .data.base import Data
 from .distributed import seen_by_any
+from .meters import MeanLoss
 from .optim import make_optimizer, make_schedule
 from .resuming import restore_training_state, training_state
 
@@ -38,31 +39,6 @@ IDLE = "idle"
 
 #: On an accelerator, losses are looked at once in so many steps, because looking waits for the device.
 CHECK_EVERY = 20
-
-
-class MeanLoss(Metric):
-    """``sum(n_b * loss_b) / sum(n_b)`` over batches b of n_b targets: the mean over targets, last short batch included.
-
-    torchmetrics' own ``MeanMetric`` forgets the weights when it is told not to look for NaN, and otherwise drops NaN.
-    """
-
-    full_state_update = False
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, count: int) -> None:
-        """Add the mean loss of ``count`` targets."""
-        self.total += loss * count
-        self.weight += count
-
-    def compute(self) -> Tensor:
-        """Return the mean over all targets so far."""
-        return self.total / self.weight
 
 
 class Task(Answering, pl.LightningModule, ABC):

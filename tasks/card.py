@@ -15,7 +15,7 @@ from vsattn.errors import ConfigError
 
 from .report import number, tables
 
-#: The licences of the data sets that are known by name; of others nothing is said but that it is not known.
+#: What the sources of data sets say of their licence; of other data nothing is said but that it is not known.
 LICENCES = {
     "Digits": "CC BY 4.0 (UCI Machine Learning Repository)",
     "DigitsGraph": "CC BY 4.0 (UCI Machine Learning Repository)",
@@ -23,8 +23,8 @@ LICENCES = {
     "FSDD": "CC BY-SA 4.0",
     "DigitStrings": "CC BY-SA 4.0",
     "SpeechCommands": "CC BY 4.0",
-    "EnglishEWT": "CC BY-SA 4.0",
-    "Multi30k": "for non-commercial research",
+    "EnglishEWT": "CC BY-SA 4.0 for the annotations; for the texts see https://github.com/UniversalDependencies/UD_English-EWT",
+    "Multi30k": "see the source, https://github.com/multi30k/dataset",
     "PythonSource": "PSF licence of Python",
 }
 
@@ -38,13 +38,13 @@ ITEMS = {
     "SpeechTask": '["clip.wav"]',
     "RecognitionTask": '["recording.wav"]',
     "TranslationTask": '["ein Text"]',
-    "NodeTask": "[graph]",
+    "NodeTask": "[vsattn.tokenizers.Graph(x, edge_index)]",
 }
 
 #: The parts of the config that say what the model is and how it learned.
 EXCERPT = (
-    "dim", "batch_size", "batch_vectors", "seed", "data", "tokenizer", "positions", "encoder", "decoder", "head",
-    "task", "optimizer", "schedule", "trainer",
+    "dim", "batch_size", "batch_vectors", "seed", "init_from", "freeze", "layer_decay", "data", "tokenizer",
+    "positions", "encoder", "decoder", "head", "task", "optimizer", "schedule", "trainer",
 )  # fmt: skip
 
 #: Settings of a trainer that leave out a part of the data or of the training.
@@ -90,19 +90,21 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, str):
         for kind in (PurePosixPath, PureWindowsPath):
             if kind(value).is_absolute() or value.startswith("~"):
-                return kind(value).name
+                return kind(value).name or value
     return value
 
 
 def _model(metrics: dict[str, Any], config: dict[str, Any]) -> str:
     named = [config.get(part) for part in ("tokenizer", "positions", "encoder", "decoder", "head")]
-    frozen = metrics.get("parameters_frozen")
+    frozen, origin = metrics.get("parameters_frozen"), config.get("init_from")
     lines = [
         f"- Task: {_name(config['task'])}. {_said_of(config['task'])}",
         f"- Architecture: {' → '.join(_name(part) for part in named if part)}, vectors of width {config['dim']}",
         f"- Parameters: {metrics['parameters']:,}{f', and {frozen:,} that did not learn' if frozen else ''}",
         f"- Made with vsattn {metrics['versions/vsattn']}",
     ]
+    if origin:
+        lines.append(f"- Started from the weights of `{origin}`; what those learned from, this card does not say")
     return "\n".join(lines)
 
 
@@ -135,11 +137,16 @@ def _figures(metrics: dict[str, Any]) -> str:
         values = [number(metrics[f"floor/accuracy{end}"]) for end in ("", "_low", "_high")]
         rows = [[str(metrics["floor/name"]), values[0], f"{values[1]} to {values[2]}"]]
         blocks += ["What a trivial baseline reaches on the same test split:"]
-        blocks += [_table(["floor", "accuracy", "95% interval"], rows)]
+        blocks += [_table(["floor", _judged(metrics), "95% interval"], rows)]
     found = [[key, number(value)] for key, value in metrics.items() if key.startswith("val/")]
     if found:
         blocks += ["In validation:", _table(["val", "value"], found)]
     return "\n\n".join(blocks)
+
+
+def _judged(metrics: dict[str, Any]) -> str:
+    """Return the score that the trivial baseline is measured by: right answers, or texts written without a fault."""
+    return "accuracy" if "test/accuracy" in metrics else "exact"
 
 
 def _training(metrics: dict[str, Any]) -> str:
@@ -175,9 +182,10 @@ def _limits(metrics: dict[str, Any], config: dict[str, Any]) -> str:
     ]
     if _name(config["data"]) in SYNTHETIC:
         lines.append("The data are synthetic: how it does on real ones is not known.")
-    low, best = metrics.get("test/accuracy_low"), metrics.get("floor/accuracy_high")
-    if low is not None and best is not None and low <= best:
-        lines.append("It is not clearly better than the trivial baseline above: their intervals overlap.")
+    low, high = (metrics.get(f"test/{_judged(metrics)}_{end}") for end in ("low", "high"))
+    if low is not None and high is not None and "floor/name" in metrics and low <= metrics["floor/accuracy_high"]:
+        worse, alike = "worse than the trivial baseline above", "not clearly better than the trivial baseline above"
+        lines.append(f"It is {worse if high < metrics['floor/accuracy_low'] else f'{alike}: their intervals overlap'}.")
     part = [f"{key}={config['trainer'][key]}" for key in PARTIAL if (config.get("trainer") or {}).get(key)]
     if part:
         lines.append(f"Training or testing saw only a part ({', '.join(part)}): this is a trial and no model to use.")
@@ -192,7 +200,7 @@ def _use(metrics: dict[str, Any], config: dict[str, Any]) -> str:
         "In the folder of this file, with vsattn installed:\n\n"
         "```sh\npython -m vsattn.predict ckpt=. input=FILE\n```\n\n"
         f'```python\nimport vsattn\n\nmodel = vsattn.load(".")\nprint(model.predict({items}))\n```\n\n'
-        "`python -m vsattn.export ckpt=. output=model.onnx` makes a file that runs without vsattn."
+        "`python -m vsattn.export ckpt=. output=model.onnx` makes a file that runs without vsattn, or says why not."
     )
 
 

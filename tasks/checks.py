@@ -28,8 +28,8 @@ from vsattn.tokenizers.base import Tokenizer
 from . import finetune
 from .base import Task
 from .data.base import Data
-from .distributed import strategy_faults
 from .optim import make_optimizer, make_schedule
+from .strategies import strategy_faults
 
 _SIZES = ("dim", "num_classes", "grid", "max_length", "dimensions")
 _TASK = ("model", "tokenizer", "classes", "optimizer", "schedule", "recipe")

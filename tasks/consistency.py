@@ -19,7 +19,6 @@ def consistency(logits: Sequence[Tensor], *, temperature: float, mask: Tensor | 
     Source: Feng et al. 2020, "Graph Random Neural Networks", section 3.2.
     """
     probabilities = torch.stack([one.float().softmax(-1) for one in logits])
-    target = probabilities.detach().mean(0).pow(1 / temperature)
-    target = target / target.sum(-1, keepdim=True)
+    target = (probabilities.detach().mean(0).log() / temperature).softmax(-1)  # powers alone could all come to zero
     distance = (probabilities - target).square().sum(-1)
     return distance.mean() if mask is None else distance[:, mask].mean()

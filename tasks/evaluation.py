@@ -21,7 +21,8 @@ from .data.audio import Segment
 from .data.base import Data, Split, of_checkpoint
 from .experiment import prepare
 from .loading import make_loaders
-from .training import SHARED, make_trainer, plain_errors, quiet, test
+from .telling import plain_errors, quiet
+from .training import SHARED, make_trainer, test
 
 #: What can be judged.
 SPLITS = ("test", "val", "train")
@@ -90,8 +91,10 @@ def evaluate(
         seed=config["seed"],
         splits=("test",),
     )["test"]
-    whole = {*SHARED, "devices"} - {"fast_dev_run", "limit_test_batches"}  # all of the split, however the run tested
+    whole = {*SHARED} - {"fast_dev_run", "limit_test_batches"}  # all of the split, however the run tested
     arguments = {name: value for name, value in config["trainer"].items() if name in whole}
+    devices = config["trainer"].get("devices")
+    arguments["devices"] = devices[:1] if isinstance(devices, list) else 1  # it may have trained on several
     with quiet():
         trainer = make_trainer(arguments, folder=Path(), callbacks=[], loggers=[], enable_progress_bar=False)
         with plain_errors():

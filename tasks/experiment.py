@@ -37,7 +37,8 @@ from .loggers import go_on
 from .plots import curves
 from .report import bootstrap, environment, peak_memory, show_tables, write_metrics
 from .resuming import resumable
-from .training import Result, train, written
+from .telling import quiet, written
+from .training import Result, train
 
 #: What a config must say; the rest may be left out.
 REQUIRED = ("seed", "dim", "batch_size", "task", "data", "tokenizer", "encoder", "head", "trainer")
@@ -116,8 +117,9 @@ def run(
         proceed(settings, folder)
     loggers = parts(config.get("logger"), Logger, "logger", save_dir=str(folder))
     if before is not None and first:
-        for logger in loggers:
-            go_on(logger, before["global_step"])
+        with quiet():
+            for logger in loggers:
+                go_on(logger, before["global_step"])
     threads = config.get("num_threads")  # without a number, several processes share the cores
     with variable("OMP_NUM_THREADS", str(threads)) if threads else contextlib.nullcontext():
         result = train(

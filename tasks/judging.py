@@ -41,14 +41,18 @@ class Judge:
 
         Raises:
             ConfigError: see :func:`~vsattn.tasks.data.base.of_checkpoint`.
-            DataError: when the config says nothing of them, the data are not here, or they have other classes now.
+            DataError: when the config says nothing of them or what no training has, the data are not here, or they have
+                other classes now.
         """
         config = predictor.config
         missing = [name for name in ("data", "task", "seed") if config.get(name) is None]
         if missing:
             raise DataError(f"the checkpoint does not say with what {missing[0]} it was trained")
+        seed, batch_size = config["seed"], config.get("batch_size") or 1
+        if not (isinstance(seed, int) and isinstance(batch_size, int) and batch_size > 0):
+            raise DataError(f"no training has seed={seed!r} and batch_size={batch_size!r}, as the checkpoint says")
         data = of_checkpoint(config["data"])
-        data.setup(config["seed"])
+        data.setup(seed)
         classes = data.classes if predictor.tokenizer.writes is None else predictor.tokenizer.writes
         if list(classes) != predictor.classes:
             raise DataError(f"the data have the classes {', '.join(classes)} now, not {', '.join(predictor.classes)}")
@@ -57,7 +61,7 @@ class Judge:
         pairs: Split = getattr(data, split)
         if not len(pairs):
             raise DataError(f"the {split} split of {data.name} is empty")
-        return cls(task.eval(), pairs, int(config.get("batch_size") or 1))
+        return cls(task.eval(), pairs, batch_size)
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Yield all items in batches, with their targets."""

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 
-@rank_zero_only
 def go_on(logger: Logger, step: int) -> None:
     """Let Lightning's CSV logger, which begins its file anew, go on after the rows of the steps before this one."""
     path = Path(logger.log_dir or "", "metrics.csv") if isinstance(logger, CSVLogger) else None

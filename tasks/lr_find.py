@@ -23,7 +23,8 @@ from .experiment import FIT_ITEMS, announce, make_task, prepare
 from .finetune import find_origin, first_tokenizer, start
 from .loading import make_loaders
 from .plots import TRAIN, VAL, save_figure
-from .training import make_trainer, plain_errors, quiet
+from .telling import plain_errors, quiet
+from .training import make_trainer
 
 #: Arguments of the trainer that would end the search before its last step, or watch it.
 LIMITS = (
@@ -73,7 +74,7 @@ def find_rates(
     Raises:
         ConfigError: for numbers out of range, and arguments that Lightning refuses.
     """
-    if not 0 < min_lr < max_lr or steps < 2 * sum(SKIPPED):
+    if not 0 < min_lr < max_lr < math.inf or steps < 2 * sum(SKIPPED):
         raise ConfigError(
             f"0 < min_lr < max_lr and at least {2 * sum(SKIPPED)} steps, not {min_lr}, {max_lr} and {steps}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,17 @@ class Job:
     words: list[str] = field(default_factory=list)
     exit_code: int | None = None
     error: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Read the file, where there is one; raise DataError when it holds something else."""
+        found = _read(folder / "job.json")
+        kinds: dict[str, Any] = {"number": int | None, "words": list, "exit_code": int | None, "error": str}
+        wrong = [name for name, value in found.items() if not isinstance(value, kinds.get(name, ()))]
+        wrong += [] if wrong or all(isinstance(word, str) for word in found.get("words", [])) else ["words"]
+        if wrong:
+            raise DataError(f"{folder / 'job.json'} cannot be read: no sweep writes such {', '.join(wrong)}")
+        return cls(folder, **found)
 
     def write(self) -> None:
         """Write the file."""
@@ -82,8 +94,7 @@ def collect(folder: Path) -> list[Run]:
     places = {place for place in places if not places.intersection(place.parents)}  # loggers keep files of these names
     runs = []
     for place in places:
-        job = Job(place, **(_read(place / "job.json") or {}))
-        runs.append(Run(job, _read(place / "config.yaml") or {}, _read(place / "metrics.json") or {}))
+        runs.append(Run(Job.read(place), _read(place / "config.yaml"), _read(place / "metrics.json")))
     runs.sort(key=lambda run: (run.job.number is None, run.job.number or 0, str(run.job.folder)))
     for run, settings in zip(runs, _differences(runs), strict=True):
         run.settings = settings
@@ -101,10 +112,17 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     columns: dict[str, tuple[str, ...]] = {}
     for key in keys:
         column = tuple(str(each.get(key, "")) for each in found)
-        inside = not typed and any(key.startswith(f"{other}.") for other in columns)  # another part altogether
-        if len(set(column)) > 1 and not inside and column not in columns.values():  # references repeat a setting
+        if len(set(column)) > 1 and (typed or not _repeats(key, column, columns)):
             columns[key] = column
     return [{key: _value(column[i]) for key, column in columns.items()} for i in range(len(runs))]
+
+
+def _repeats(key: str, column: tuple[str, ...], columns: dict[str, tuple[str, ...]]) -> bool:
+    """Tell whether a setting says nothing new: a reference to another one, or what belongs to a part that is named."""
+    parts = [other for name, other in columns.items() if key.startswith(f"{name}.")]
+    return column in columns.values() or any(
+        len(set(zip(part, column, strict=True))) == len(set(part)) for part in parts
+    )
 
 
 def _flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -126,20 +144,41 @@ def _value(text: str) -> Any:
     return text
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path) -> dict[str, Any]:
+    """Return what a file holds by name, nothing where there is no file."""
     if not file.is_file():
-        return None
+        return {}
     try:
-        return (
-            yaml.safe_load(file.read_text("utf-8")) if file.suffix == ".yaml" else json.loads(file.read_text("utf-8"))
-        )
-    except (ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
+        text = file.read_text("utf-8")
+        found = yaml.safe_load(text) if file.suffix == ".yaml" else json.loads(text)
+        json.dumps(found, default=str)  # YAML may hold itself
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise DataError(f"{file} cannot be read: it holds no values by name")
+    return found
+
+
+def _within(config: Any, *names: str) -> Any:
+    """Return a setting, or None where there is none."""
+    for name in names:
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _number(run: Run, name: str) -> float | None:
+    """Return a number of a run's metrics, or None where it has none; raise DataError for something else."""
+    value = run.metrics.get(name)
+    if value is None or (isinstance(value, (int, float)) and abs(value) <= sys.float_info.max):
+        return value
+    raise DataError(f"{name} in {run.job.folder / 'metrics.json'} is no number: {str(value)[:80]}")
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
     """Return what to report: the measure that chose the best checkpoints, then the metrics of the task's comparison."""
-    named = [name for run in runs for name in [_monitor(run)[0], *(run.config.get("compare") or {}).get("metrics", [])]]
+    compared = [_within(run.config, "compare", "metrics") for run in runs]
+    named = [_monitor(run)[0] for run in runs]
+    named += [name for names in compared if isinstance(names, list) for name in names if isinstance(name, str)]
     present = [name for name in dict.fromkeys(named) if any(run.metrics.get(name) is not None for run in runs)]
     if any(name.startswith("test/") for name in present):
         return present
@@ -163,10 +202,10 @@ def summarize(runs: Sequence[Run], folder: Path, metrics: Sequence[str] | None =
     if missing:
         raise DataError(f"no run in {folder} has the metric {', '.join(missing)}; see any metrics.json for the names")
     rows, keys = group(runs, metrics), list(runs[0].settings) or ["settings"]
-    notes = [*_best(rows, keys, runs), *_failures(runs)]
+    notes = [*_best(rows, keys, runs), *_gaps(rows, keys, metrics), *_failures(runs)]
     cells = table(rows, metrics, keys, SPENT)
     print("\n" + "\n".join([*aligned(cells), "", *notes]))
-    lines = ["| " + " | ".join(line) + " |" for line in cells]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
     text = [lines[0], "|" + "---|" * len(cells[0]), *lines[1:], "", "Mean ± standard deviation over runs.", *notes]
     (folder / "sweep.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     _write_csv([_plain(row, keys, metrics) for row in rows], folder / "sweep.csv")
@@ -184,25 +223,21 @@ def group(runs: Sequence[Run], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     for run in runs:
-        empty = {
-            **(run.settings or {"settings": "the same"}),
-            "failed": [],
-            **{name: [] for name in (*metrics, *SPENT)},
-        }
-        row = rows.setdefault(str(run.settings), empty)
+        named = run.settings or {"settings": "the same"}
+        row = rows.setdefault(str(named), {**named, "failed": [], **{name: [] for name in (*metrics, *SPENT)}})
         if run.exit_code or not run.metrics:
             row["failed"].append(run.name)
             continue
         for name, key in {**{metric: metric for metric in metrics}, **{name: COSTS[name] for name in SPENT}}.items():
-            if run.metrics.get(key) is not None:
-                row[name].append(run.metrics[key])
+            if (value := _number(run, key)) is not None:
+                row[name].append(value)
     return list(rows.values())
 
 
 def _monitor(run: Run) -> tuple[str, str]:
     """Return the measure that chose a run's best checkpoint, and whether it should be small or large."""
-    checkpoint = (run.config.get("callbacks") or {}).get("checkpoint") or {}
-    return checkpoint.get("monitor", ""), checkpoint.get("mode", "min")
+    monitor, mode = (str(_within(run.config, "callbacks", "checkpoint", name) or "") for name in ("monitor", "mode"))
+    return monitor, mode or "min"
 
 
 def _best(rows: Sequence[dict[str, Any]], keys: Sequence[str], runs: Sequence[Run]) -> list[str]:
@@ -213,6 +248,16 @@ def _best(rows: Sequence[dict[str, Any]], keys: Sequence[str], runs: Sequence[Ru
         return []
     value, row = (min if mode == "min" else max)(scored, key=lambda pair: pair[0])
     return [f"best by {monitor} ({value:.4f}, runs: {len(row[monitor])}): {' '.join(told(row, keys))}"]
+
+
+def _gaps(rows: Sequence[dict[str, Any]], keys: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """Say which means are of fewer runs than ended, as one of a loss that was infinite in some."""
+    return [
+        f"{name} is a number in {len(row[name])} of {len(row['seconds'])} runs ({' '.join(told(row, keys))})"
+        for row in rows
+        for name in metrics
+        if 0 < len(row[name]) < len(row["seconds"])
+    ]
 
 
 def _failures(runs: Sequence[Run]) -> list[str]:

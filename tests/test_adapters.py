@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import vsattn
 from vsattn.build import build, check, resolve
@@ -108,6 +109,20 @@ def test_an_adapter_of_the_wrong_kind_and_one_that_does_not_load_are_refused(fol
             resolve("vsattn.adapters.broken.Broken")
 
 
+def test_a_config_names_no_folder(folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even by Hydra's own settings, where it takes the place of the person's."""
+    mine, other = folder("mine"), folder("other")
+    (other / "adapters" / "own.py").write_text("raise RuntimeError('this was run')", encoding="utf-8")
+    recipe = {"defaults": [{"override /task": "image"}], "tokenizer": {"_target_": "vsattn.adapters.own.Own"}}
+    recipe["hydra"] = {"job": {"env_set": {"VSATTN_CONFIG_DIR": str(other)}}}
+    (mine / "experiment").mkdir()
+    text = "# @package _global_\n" + yaml.safe_dump(recipe)
+    (mine / "experiment" / "theirs.yaml").write_text(text, encoding="utf-8")
+    words = ["~tokenizer.widths", "~tokenizer.strides", "debug=fast", "hydra.run.dir=run"]
+    assert run(["--config-dir", str(mine), "experiment=theirs", *words]) == 2
+    assert "env_set.VSATTN_CONFIG_DIR: only a person names this folder" in capsys.readouterr().err
+
+
 def test_other_processes_find_it_too(folder: Callable[..., Path], root: Path) -> None:
     """As loaders' processes and a sweep's jobs do, which get pickles and the environment."""
     with using(folder()):
@@ -162,46 +177,43 @@ def test_what_is_no_longer_installed_is_no_longer_allowed() -> None:
 SMALL = ["dim=16", "encoder.num_layers=1", "trainer=cpu", "logger=none", "num_threads=1"]
 
 
+#: A part of the time, the data and the size that the examples take.
+PARTS = {"points": ["trainer.max_epochs=7", "dim=48"], "series": ["trainer.max_epochs=4", "encoder.num_layers=1"]}
+SIZES = [1000, 50, 400]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of both examples, as a user makes them: a folder, and what each says next, made small."""
+    """Runs of both examples, as a user makes them: a folder, and what each says next, for a part of its time."""
     folder = tmp_path_factory.mktemp("examples")
     assert init([str(folder / "my"), "--example", "points", "--example", "series"]) == 0
     runs = {}
-    for name in ("points", "series"):
-        words = ["--config-dir", str(folder / "my"), f"experiment={name}", *SMALL, "data.sizes=[200,40,60]"]
+    for name, part in PARTS.items():
+        words = ["--config-dir", str(folder / "my"), f"experiment={name}", "trainer=cpu", "logger=none", *part]
         runs[name] = folder / name
-        assert run([*words, "trainer.max_epochs=1", f"hydra.run.dir={runs[name]}"]) == 0
+        assert run([*words, f"data.sizes={SIZES}".replace(" ", ""), f"hydra.run.dir={runs[name]}"]) == 0
     return {**runs, "folder": folder / "my"}
 
 
 @pytest.mark.parametrize("name", ["points", "series"])
-def test_an_example_trains_and_its_model_needs_the_folder_to_be_loaded(
+def test_an_example_beats_its_floor_and_its_model_needs_the_folder_to_be_loaded(
     name: str, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = json.loads((trained[name] / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["floor/name"] == "logistic regression on a summary of each item"
+    assert 0.5 < metrics["floor/accuracy"] < metrics["floor/accuracy_high"] < metrics["test/accuracy_low"]
     assert (trained[name] / "plots" / "confusion.png").is_file()
     with pytest.raises(CheckpointError, match=rf"adapters/{name}\.py .* VSATTN_CONFIG_DIR: none is named"):
         vsattn.load(trained[name])
     monkeypatch.setenv("VSATTN_CONFIG_DIR", str(trained["folder"]))
     predictor = vsattn.load(trained[name])
-    data = (Solids if name == "points" else Motions)(sizes=[200, 40, 60])
+    data = (Solids if name == "points" else Motions)(sizes=SIZES)
     data.setup(0)
     answers = predictor.predict([item for item, _ in data.test])
     right = np.mean([answer.label == data.classes[target] for answer, (_, target) in zip(answers, data.test)])
     assert metrics["test/accuracy"] == pytest.approx(right, abs=0.02)  # a rounding can turn one answer
     np.save("item.npy", data.test[0][0])
     assert predictor.predict(["item.npy"])[0].probability == pytest.approx(answers[0].probability, abs=1e-4)
-
-
-@pytest.mark.parametrize(("name", "epochs"), [("points", 12), ("series", 7)])
-def test_an_example_trained_for_a_part_of_its_time_beats_its_floor(name: str, epochs: int, tmp_path: Path) -> None:
-    assert init(["my", "--example", name]) == 0
-    words = [f"experiment={name}", "logger=none", "data.sizes=[1000,100,400]", f"trainer.max_epochs={epochs}"]
-    assert run(["--config-dir", "my", *words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
-    assert 0.5 < metrics["floor/accuracy"] < metrics["floor/accuracy_high"] < metrics["test/accuracy_low"]
 
 
 def model_of(tokenizer: Tokenizer, classes: int) -> torch.nn.Module:

@@ -99,7 +99,7 @@ def test_no_folder_of_the_machine_is_named(metrics: dict, folder: Path) -> None:
     text = card(metrics, config)
     assert "someone" not in text and "own/plugin" not in text
     assert "root: photos" in text and "default_root_dir: runs" in text and "plugin" in text
-    assert without_folders({"a": ["/x/y", "a/b", 3, None, "1:2"]}) == {"a": ["y", "a/b", 3, None, "1:2"]}
+    assert without_folders({"a": ["/x/y", "a/b", "/", 3, None, "1:2"]}) == {"a": ["y", "a/b", "/", 3, None, "1:2"]}
     assert str(folder.parent) not in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
@@ -109,8 +109,16 @@ def test_what_it_warns_of(metrics: dict) -> None:
     assert "The data are synthetic: how it does on real ones is not known." in card(metrics, made)
     plain = card({**metrics, "test/accuracy_low": 0.99}, tiny.config())
     assert "synthetic:" not in plain and "trivial baseline above" not in plain and "only a part" not in plain
-    poor = {**metrics, "test/accuracy_low": 0.3, "floor/accuracy_high": 0.9}
-    assert "not clearly better than the trivial baseline" in card(poor, tiny.config())
+    poor = {**metrics, "test/accuracy_low": 0.3, "test/accuracy_high": 0.6, "floor/accuracy_high": 0.9}
+    alike, worse = ({**poor, "floor/accuracy_low": low} for low in (0.5, 0.7))
+    assert "not clearly better than the trivial baseline above: their" in card(alike, tiny.config())
+    assert "It is worse than the trivial baseline above." in card(worse, tiny.config())
+    written = {key.replace("test/accuracy", "test/exact"): value for key, value in worse.items()}
+    assert "It is worse than the trivial" in card(written, tiny.config()) and "| floor | exact |" in card(
+        written, tiny.config()
+    )
+    tuned = card(metrics, tiny.config(init_from="/home/someone/first", freeze=2))
+    assert "Started from the weights of `first`" in tuned and "freeze: 2\n" in tuned
     part = tiny.config(trainer={"fast_dev_run": True})
     assert "only a part (fast_dev_run=True)" in card(metrics, part)
     own = tiny.config(data={"_target_": "vsattn.tasks.data.images.ImageFolder", "root": "photos"})

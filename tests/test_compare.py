@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vsattn.compare import main
+from vsattn.compare import main, waited
 from vsattn.tasks.comparison import collect, picture, table
 from vsattn.tasks.lengths import measure
 from vsattn.tasks.lengths import picture as picture_of_lengths
@@ -114,3 +120,25 @@ def test_what_length_costs(folder: Path) -> None:
 def test_help(capsys) -> None:
     assert main(["--help"]) == 0
     assert "python -m vsattn.compare lengths" in capsys.readouterr().out
+
+
+def test_a_comparison_that_is_terminated_ends_its_run_first(folder: Path) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(open('ended', 'w').write('') or 143))\n"
+        "open('begun', 'w').close(); time.sleep(60)"
+    )
+
+    def ask() -> None:
+        while not Path("begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    asker = threading.Thread(target=ask)
+    asker.start()
+    with pytest.raises(SystemExit) as caught:
+        waited(subprocess.Popen([sys.executable, "-c", code]))
+    asker.join()
+    assert caught.value.code == 143 and Path("ended").exists() and signal.getsignal(signal.SIGTERM) == before
+    assert waited(subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"])) == 5

@@ -194,7 +194,7 @@ def test_a_saved_graph_runs_nothing(tmp_path: Path) -> None:
         ("", EDGES, r"nodes.csv is empty"),
         (NODES.replace("a,b", ",b"), EDGES, r"line 1: .* has a column without a name"),
         (NODES.replace("3,4", '3,"4'), EDGES, r"nodes.csv, line \d: no row of a CSV table"),
-        (NODES.replace("3,4", "3,1e39"), EDGES, r"line 3, column b: a finite number is expected, not '1e39' .at most 3.4"),
+        (NODES.replace("3,4", "3,1e39"), EDGES, r"line 3, column b: a finite number is expected, not '1e39'"),
         (NODES.replace("3,4", "3,1_0"), EDGES, r"line 3, column b: a number is expected, not '1_0'"),
         ("id,label\nx,r\n", EDGES, "no column of features"),
         ("id,a\nx,1\ny,2\nz,3\n", EDGES, "has no labels to learn from"),

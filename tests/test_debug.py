@@ -114,7 +114,8 @@ def test_a_learning_rate_is_found(folder: Path, capsys) -> None:
     assert sorted(path.name for path in (folder / "found").iterdir()) == ["lr_find.csv", "plots"]
     assert lr_find(words) == 1 and "holds something already" in capsys.readouterr().err
     assert lr_find([*words, "task=imgae", "steps=many"]) == 2
-    assert lr_find(["task=image", *TINY, "min_lr=2", "-o", "other"]) == 2
+    for limits in ("min_lr=2", "max_lr=inf"):
+        assert lr_find(["task=image", *TINY, limits, "-o", "other"]) == 2
     assert "0 < min_lr < max_lr" in capsys.readouterr().err
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import vsattn
 from tests import tiny
 from vsattn.errors import DataError
 from vsattn.evaluate import main
+from vsattn.tasks.base import Task
 from vsattn.tasks.classification import IGNORED
 from vsattn.tasks.data.audio import Segment
 from vsattn.tasks.data.base import Data
@@ -173,6 +176,31 @@ def test_other_words_with_fewer_labels_in_another_order(runs: dict[str, Path], t
         found, _ = judged(f"ckpt={runs['labeling']}", *given)
         assert found["test/accuracy"] == pytest.approx(np.mean(right))
         assert {name.split("/")[2] for name in found if name.startswith("test/support/")} >= {"A", "V"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_judgement_says_so(
+    number: signal.Signals, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(Task, "on_test_epoch_start", lambda self: os.kill(os.getpid(), number))
+    if number == signal.SIGINT:
+        assert main([f"ckpt={runs['image']}"]) == 130
+    else:
+        with pytest.raises(SystemExit) as caught:
+            main([f"ckpt={runs['image']}"])
+        assert caught.value.code == 143
+    shown = capsys.readouterr()
+    assert shown.err.split()[-1] == {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert "accuracy" not in shown.out
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_one_device_judges_what_several_have_trained(runs: dict[str, Path], tmp_path: Path, judged) -> None:
+    checkpoint = torch.load(runs["image"] / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["vsattn"]["config"]["trainer"].update(accelerator="cpu", devices=10**6, strategy="ddp", num_nodes=9)
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    assert judged(f"ckpt={tmp_path}") == judged(f"ckpt={tmp_path}", "device=cpu")
 
 
 class Anything(Data):

@@ -62,6 +62,7 @@ ITEMS = {
     "recognition": [clip(16000), clip(7000), clip(9001)],
     "node": [graph(8), graph(31), graph(3), graph(12)],
 }
+DIGITS = {"_target_": "vsattn.tasks.data.images.Digits"}
 PAIRS = [("ein hund bellt laut", "a dog barks loud"), ("der alte baum", "the old tree")] * 3
 
 
@@ -91,9 +92,6 @@ def assert_same_answers(outputs: tuple[torch.Tensor, ...], predictor: Predictor,
     "words",
     [
         "image encoder.num_layers=1 tokenizer=patches positions=learned head=cls encoder.num_prefix=1",
-        "labeling encoder.num_layers=1 positions=learned structure=causal",
-        "recognition encoder.num_layers=1 structure=window",
-        "node encoder.num_layers=1 encoder.num_prefix=1",
         "node encoder=diffusion",
     ],
 )
@@ -111,9 +109,17 @@ def test_a_program_answers_as_its_model_whatever_the_sizes(words: str, tmp_path:
         assert_same_answers(call(inputs), predictor, items)
 
 
-@pytest.mark.parametrize("task", ["labeling", "recognition", "node"])
-def test_an_onnx_file_answers_as_its_model_and_says_what_it_takes(task: str, tmp_path: Path) -> None:
-    predictor = predictor_of(task, "encoder.num_layers=1")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "labeling encoder.num_layers=1 positions=learned structure=causal",
+        "recognition encoder.num_layers=1 structure=window",
+        "node encoder.num_layers=1 encoder.num_prefix=1",
+    ],
+)
+def test_an_onnx_file_answers_as_its_model_and_says_what_it_takes(words: str, tmp_path: Path) -> None:
+    task = words.split()[0]
+    predictor = predictor_of(*words.split())
     program = export_program(predictor)
     to_onnx(program, tmp_path / "model.onnx", describe(predictor, program))
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
@@ -122,7 +128,7 @@ def test_an_onnx_file_answers_as_its_model_and_says_what_it_takes(task: str, tmp
     shapes = {value.name: value.shape for value in session.get_inputs()}
     assert shapes == {name: value["shape"] for name, value in json.loads(notes["inputs"]).items()}
     assert {size for shape in shapes.values() for size in shape if isinstance(size, str)} >= {"batch"}
-    for items in (ITEMS[task], ITEMS[task][:1]):
+    for items in (ITEMS[task], ITEMS[task][:1], ITEMS[task][1:2]):
         batch = program_inputs(predictor.tokenizer, predictor.tokenizer.collate(items))
         outputs = session.run(None, {name: batch[name].numpy() for name in shapes})
         assert_same_answers(tuple(map(torch.from_numpy, outputs)), predictor, items)
@@ -184,6 +190,12 @@ def test_the_check_finds_a_program_of_another_model() -> None:
     masked = difference(lambda inputs: (predictor.model(inputs), ~inputs["mask"]), predictor, batch)
     assert not masked.within(1e9)
 
+    def refuse(inputs):
+        raise RuntimeError("length is at most 8\nand more")
+
+    with pytest.raises(VsattnError, match=r"does not take word \(4, 9\).*: length is at most 8; no file was written"):
+        difference(refuse, predictor, batch)
+
 
 def test_lengths_to_check_are_others_and_within_limits() -> None:
     for limits in ({}, {"length": [1, 511]}, {"frames": [5, None]}, {"length": [1, 24]}, {"length": [20, 30]}):
@@ -197,7 +209,8 @@ def test_lengths_to_check_are_others_and_within_limits() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "a"
-    run(tiny.config(tokenizer={**tiny.config()["tokenizer"], "size": [8, 8]}), folder)  # quick to trace
+    small = {"max_epochs": 1, "limit_test_batches": 1, "accelerator": "cpu", "devices": 1}
+    run(tiny.config(tokenizer={**tiny.config()["tokenizer"], "size": [8, 8]}, trainer=small), folder)  # quick to trace
     return folder
 
 
@@ -259,6 +272,12 @@ def test_nothing_is_left_of_a_file_that_fails_the_check(trained: Path, tmp_path:
     assert main([f"ckpt={trained}", f"output={output}", "overwrite=true", "split=none"]) == 1
     assert "the torch file does not answer as the model" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"] and output.read_text() == "mine"
+    monkeypatch.undo()
+    words = [f"ckpt={trained}", f"output={output / 'inside.pt2'}", "split=none"]
+    assert main(words) == 1 and "inside.pt2 cannot be written" in capsys.readouterr().err
+    (tmp_path / "folder.pt2").mkdir()
+    assert main([words[0], f"output={tmp_path / 'folder.pt2'}", "overwrite=true"]) == 2
+    assert "is a folder" in capsys.readouterr().err and not (tmp_path / "folder.pt2.json").exists()
 
 
 def test_without_the_data_int8_wants_a_word(trained: Path, tmp_path: Path, capsys) -> None:
@@ -268,6 +287,10 @@ def test_without_the_data_int8_wants_a_word(trained: Path, tmp_path: Path, capsy
     words = [f"ckpt={tmp_path / 'moved.ckpt'}", f"output={tmp_path / 'model.onnx'}", "format=int8"]
     assert main(words) == 1
     assert "to go without a measurement, say split=none" in capsys.readouterr().err
+    for name, value in (("batch_size", -5), ("batch_size", "x"), ("seed", [1])):
+        wrong = {**held["vsattn"], "config": {**held["vsattn"]["config"], "data": DIGITS, name: value}}
+        torch.save({**held, "vsattn": wrong}, tmp_path / "moved.ckpt")
+        assert main(words) == 1 and f"{name}={value!r}" in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
 
 

@@ -246,6 +246,9 @@ def test_consistency_of_two_passes_is_a_quarter_of_their_squared_distance() -> N
     assert torch.allclose(sure, (first - target).square().sum(-1).mean())
     wanted = torch.autograd.grad((first - target.detach()).square().sum(-1).mean(), logits, retain_graph=True)[0]
     assert torch.allclose(torch.autograd.grad(sure, logits)[0], wanted, atol=1e-7)
+    logits = torch.tensor([[1.0, 0.0, 0.0, -1.0]])
+    surest = consistency([logits, logits], temperature=1e-3)  # whose powers are all too small for a float
+    assert torch.allclose(surest, (logits.softmax(-1) - torch.tensor([1.0, 0, 0, 0])).square().sum())
 
 
 def test_consistency_learns_from_nodes_without_a_label() -> None:

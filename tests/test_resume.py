@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from lightning.pytorch.callbacks import Callback
 
 from vsattn.errors import CheckpointError, ConfigError, DataError, Stopped, VsattnError
 from vsattn.resume import changed_by, find
+from vsattn.run import main
+from vsattn.tasks.callbacks import Checkpoints
 from vsattn.tasks.data.images import Digits
 from vsattn.tasks.experiment import run
 
@@ -51,6 +56,33 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
         18,
     ),
 }  # fmt: skip
+
+
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out pictures and floors, which take longer than training."""
+    monkeypatch.setattr("vsattn.tasks.experiment.report", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], tuple[Path, Any]]:
+    """Return a function that trains by a config without a stop, once for all cases that have it."""
+    done: dict[str, tuple[Path, Any]] = {}
+
+    def train(config: dict[str, Any]) -> tuple[Path, Any]:
+        config = {**config, "num_workers": 0}  # as many readers as one likes make the same batches
+        if (name := repr(config)) not in done:
+            folder = tmp_path_factory.mktemp("whole")
+            done[name] = folder, run(config, folder).metrics
+        return done[name]
+
+    return train
+
+
+@pytest.fixture
+def whole(unreported: None, trained: Any) -> Any:
+    """Return that function, without reports."""
+    return trained
 
 
 class Ask(Callback):
@@ -92,32 +124,81 @@ def table(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
+def same(folder: Path, other: Path) -> None:
+    """Assert that two runs have the same weights, the same averages of them, and the same table."""
+    for name in ("best", "last"):
+        one, two = weights(folder, name), weights(other, name)
+        assert one["global_step"] == two["global_step"] and one["epoch"] == two["epoch"]
+        for key in ("state_dict", "current_model_state"):
+            assert all(torch.equal(one[key][k], two[key][k]) for k in one.get(key, {})), name
+    assert table(folder) == table(other)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_as_if_never_stopped(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsattn.tasks.experiment.report", lambda *_: None)  # pictures take longer than training
+def test_as_if_never_stopped(case: str, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes, after = CASES[case]
     config = config_of(changes)
-    whole = run(config, tmp_path / "whole")
+    folder, metrics = whole(config)
     stop = stopped(config, tmp_path / "parts", monkeypatch, Ask(after))
     assert str(stop).startswith("interrupted in epoch ") and stop.number == signal.SIGINT
     assert f"resume={tmp_path / 'parts'}" in str(stop)
     resumed = run(config, tmp_path / "parts", resume=tmp_path / "parts" / "checkpoints" / "last.ckpt")
-    for name in ("best", "last"):
-        one, other = weights(tmp_path / "whole", name), weights(tmp_path / "parts", name)
-        assert one["global_step"] == other["global_step"] and one["epoch"] == other["epoch"]
-        for key in ("state_dict", "current_model_state"):
-            assert all(torch.equal(one[key][k], other[key][k]) for k in one.get(key, {})), name
-    assert table(tmp_path / "parts") == table(tmp_path / "whole")
-    same = {key for key in whole.metrics if "second" not in key and "memory" not in key}
-    assert {k: resumed.metrics[k] for k in same} == {k: whole.metrics[k] for k in same}
+    same(tmp_path / "parts", folder)
+    kept = {key for key in metrics if "second" not in key and "memory" not in key}
+    assert {k: resumed.metrics[k] for k in kept} == {k: metrics[k] for k in kept}
 
 
-def command(*words: str, folder: Path, **popen: Any) -> subprocess.Popen[str]:
-    root = Path(__file__).resolve().parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    words = (sys.executable, "-m", "vsattn.run", *words)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, cwd=folder, env=environment, **pipes, **popen)
+def test_with_parts_that_are_frozen_and_a_beginning_that_is_gone(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole(config_of({}))[0], tmp_path / "origin")
+    config = config_of({"init_from": str(tmp_path / "origin"), "freeze": ["embedder"]})
+    folder, _ = whole(config)
+    stopped(config, tmp_path / "parts", monkeypatch, Ask(18))
+    shutil.rmtree(tmp_path / "origin")
+    run(config, tmp_path / "parts", resume=tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    same(tmp_path / "parts", folder)
+
+
+def test_in_a_folder_that_was_moved(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of({"callbacks": {"checkpoint": {**CHECKPOINTS, "mode": "max"}}})
+    folder, metrics = whole(config)
+    assert metrics["best_epoch"] == 1  # long before the stop
+    stopped(config, tmp_path / "before", monkeypatch, Ask(32))
+    (tmp_path / "before").rename(tmp_path / "parts")
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    shutil.copytree(tmp_path / "parts", tmp_path / "alone", ignore=shutil.ignore_patterns("best.ckpt"))
+    resumed = run(config, tmp_path / "parts", resume=last)
+    same(tmp_path / "parts", folder)
+    assert resumed.metrics["test/loss"] == metrics["test/loss"]
+    assert not (tmp_path / "before").exists()
+    with pytest.raises(CheckpointError, match=r"alone/checkpoints/best\.ckpt is missing"):
+        run(config, tmp_path / "alone", resume=tmp_path / "alone" / "checkpoints" / "last.ckpt")
+
+
+def test_rows_of_lightning_s_own_table_are_kept(whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "", "version": ""}
+    config = config_of({"logger": {"csv": logger}})
+    folder, _ = whole(config)
+    stopped(config, tmp_path / "parts", monkeypatch, Ask(18))
+    with (tmp_path / "parts" / "metrics.csv").open("a") as file:  # of steps that are made again
+        file.write("1,25" + "," * (len(table(folder)[0]) - 2) + "\n")
+    run(config, tmp_path / "parts", resume=tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    assert len(table(folder)) == 7 and table(tmp_path / "parts") == table(folder)
+
+
+def test_asked_in_the_last_validation_it_ends_before_testing(
+    unreported: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskLate(Callback):
+        def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    stop = stopped(config_of({}), tmp_path / "run", monkeypatch, AskLate())
+    assert str(stop).startswith("terminated before testing, after step 39; to go on: ") and stop.number == 15
+    resumed = run(config_of({}), tmp_path / "run", resume=tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert resumed.metrics["epochs"] == 3 and "test/accuracy" in resumed.metrics
 
 
 SHORT = (
@@ -127,35 +208,66 @@ SHORT = (
     "tokenizer.widths=[8]",
     "tokenizer.strides=[1,2]",
     "logger=none",
+    "num_threads=1",
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_is_stopped_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
-    process = command(*SHORT, "trainer.max_epochs=4000", "schedule=constant", folder=tmp_path)
+def test_the_command_is_terminated_with_its_readers_and_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `timeout` and Slurm do, which send SIGTERM to all of its processes."""
+    words = [*SHORT, "trainer.max_epochs=4000", "schedule=constant", "num_workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vsattn.run", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if re.match(r"epoch +2/", line):
-            process.send_signal(number)
+            os.killpg(process.pid, signal.SIGTERM)
             break
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "Traceback" not in err + out
+    assert process.returncode == 143 and "Traceback" not in err + out
     (folder,) = (tmp_path / "outputs" / "image").iterdir()
     said = err.strip().splitlines()
-    word = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}[number]
-    assert said[0].startswith("ending after this batch, or this validation")
-    assert said[1].startswith(f"{word} in epoch ")
+    assert said[0] == "ending after this batch, or this validation (SIGTERM again: at once)"
+    assert said[1].startswith("terminated in epoch ")
     assert said[1].endswith(f"to go on: python -m vsattn.run resume={folder}") and len(said) == 2
-    step = weights(folder, "last")["global_step"]
-    epochs = weights(folder, "last")["epoch"] + 3
-    again = command("resume=last", f"trainer.max_epochs={epochs}", folder=tmp_path)
-    out, err = again.communicate(timeout=120)
-    assert (again.returncode, err) == (0, "") and f"resuming  after step {step}" in out
+    with pytest.raises(ProcessLookupError):  # no reader is left
+        os.killpg(process.pid, 0)
+    step, epochs = weights(folder, "last")["global_step"], weights(folder, "last")["epoch"] + 3
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume=last", f"trainer.max_epochs={epochs}", "num_workers=0"]) == 0
+    out, err = capsys.readouterr()
+    assert f"resuming  after step {step}" in out and err == ""
     assert weights(folder, "last")["epoch"] == epochs - 1 and (folder / "metrics.json").is_file()
     assert len(list((tmp_path / "outputs" / "image").iterdir())) == 1
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = Checkpoints.on_train_batch_start
+
+    def ask(self: Checkpoints, trainer: Any, *rest: Any) -> None:
+        plain(self, trainer, *rest)
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_start", ask)
+    assert main([*SHORT, f"hydra.run.dir={tmp_path / 'a run'}"]) == 130
+    assert capfd.readouterr().err == (
+        "\nending after this batch, or this validation (Ctrl-C again: at once)\n"
+        f"interrupted in epoch 1, after step 6; to go on: python -m vsattn.run resume='{tmp_path / 'a run'}'\n"
+    )
+
+
+def test_a_second_signal_ends_at_once(unreported: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Twice(Ask):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -170,7 +282,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_long_epoch_is_kept_too(tmp_path: Path) -> None:
+def test_a_long_epoch_is_kept_too(unreported: None, tmp_path: Path) -> None:
     class Keep(Callback):
         def __init__(self) -> None:
             self.steps: list[int] = []
@@ -189,17 +301,17 @@ def test_a_long_epoch_is_kept_too(tmp_path: Path) -> None:
     assert keep.steps == list(range(13))
 
 
-def test_a_disk_that_is_full_is_told_and_leaves_the_last_good_file(tmp_path: Path) -> None:
-    script = (
-        "import resource, sys; from vsattn.run import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); sys.exit(main(sys.argv[1:]))"
-    )
-    root = Path(__file__).resolve().parent.parent
-    words = [sys.executable, "-c", script, *SHORT, "debug=fast", "hydra.run.dir=run"]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "cannot be written: File too large; what was written before is whole" in done.stderr
+def test_a_disk_that_is_full_is_told_and_leaves_the_last_good_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    try:
+        code = main([*SHORT, "debug=fast", f"hydra.run.dir={tmp_path / 'run'}"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert "cannot be written: File too large; what was written before is whole" in capfd.readouterr().err
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
@@ -238,7 +350,7 @@ def test_a_reader_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         run(config_of({"num_workers": 1}), tmp_path / "run")
 
 
-def test_what_training_cannot_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_training_cannot_go_on_from(unreported: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"there is no .*nowhere to go on from"):
         find(str(tmp_path / "nowhere"))
     monkeypatch.chdir(tmp_path)
@@ -291,7 +403,7 @@ def test_what_may_change_of_a_run_that_goes_on() -> None:
     assert changed_by(config, ["+trainer.limit_val_batches=3"])["trainer"]["limit_val_batches"] == 3
 
 
-def test_early_stopping_is_not_forgotten(tmp_path: Path) -> None:
+def test_early_stopping_is_not_forgotten(unreported: None, tmp_path: Path) -> None:
     early = {
         "_target_": "lightning.pytorch.callbacks.EarlyStopping",
         "monitor": "val/loss",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.jobs import find_sweep
 from vsattn.run import main
 from vsattn.sweep import main as summary
-from vsattn.tasks.sweep import collect, group
+from vsattn.tasks.sweep import Job, collect, group
 from vsattn.tasks.sweep_plots import _numeric_axis, draw
 
 FAST = ["task=image", "debug=fast", "trainer=cpu", "dim=16", "encoder.num_layers=1"]
@@ -122,6 +123,13 @@ def test_runs_of_any_folder_are_compared_by_their_configs(folder: Path) -> None:
     assert [run.name for run in runs] == ["run0", "run1", "run2", "run3"]
     rows = group(runs, ["test/accuracy"])
     assert [row["test/accuracy"] for row in rows] == [[0.0, 0.1], [0.2], [0.3]]
+    deeper, faults = plain_config(["encoder.num_layers=3"])
+    (folder / "outputs" / "run4").mkdir()
+    (folder / "outputs" / "run4" / "config.yaml").write_text(yaml.safe_dump(deeper))
+    (folder / "outputs" / "run4" / "metrics.json").write_text('{"test/accuracy": 0.4, "wall_seconds": 1.0}')
+    rows = group(collect(folder / "outputs"), ["test/accuracy"])  # what differs within a part is told beside the part
+    assert not faults and [row["test/accuracy"] for row in rows] == [[0.0, 0.1], [0.2], [0.3], [0.4]]
+    assert [row["encoder.num_layers"] for row in rows][::3] == [deeper["encoder"]["num_layers"] - 1, 3]
     settings = runs[2].settings
     assert settings["encoder"] == "ConvEncoder" and settings["dim"] == 64 and runs[3].settings["dim"] == 32
     assert not any(key.startswith(("encoder.", "seed", "paths")) for key in settings)
@@ -140,6 +148,38 @@ def test_what_the_command_refuses(folder: Path, words: list[str], code: int, say
         (folder / place / "0" / "metrics.json").write_text(text)
     assert summary(words) == code
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("job.json", "[1]", "it holds no values by name"),
+        ("job.json", '{"words": "dim=8"}', "no sweep writes such words"),
+        ("job.json", '{"words": [1]}', "no sweep writes such words"),
+        ("job.json", '{"exit_code": "x", "folder": "/"}', "no sweep writes such exit_code, folder"),
+        ("job.json", "[" * 100_000, "recursion"),
+        ("metrics.json", '{"test/accuracy": "high"}', "test/accuracy in"),
+        ("metrics.json", '{"test/accuracy": NaN}', "is no number: nan"),
+        ("config.yaml", "a: !!python/object/apply:pathlib.Path.touch [ran]", "could not determine a constructor"),
+        ("config.yaml", "&a\nb: *a", "Circular"),
+        ("config.yaml", "- 1", "it holds no values by name"),
+    ],
+)
+def test_files_that_no_run_has_written_give_one_line(folder: Path, name: str, text: str, says: str, capsys) -> None:
+    for number in range(2):
+        place = folder / "r" / str(number)
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text(f"dim: {number}\ncallbacks: [1]\ncompare: {{metrics: 3}}")
+        (place / "metrics.json").write_text('{"test/accuracy": 0.5, "wall_seconds": 1.0}')
+    assert summary(["r"]) == 0
+    (folder / "r" / "1" / "metrics.json").write_text('{"test/accuracy": 0.5, "wall_seconds": 1.0}')
+    (folder / "r" / "1" / name).write_text(
+        text.replace("}", ', "wall_seconds": 1}') if name == "metrics.json" else text
+    )
+    assert summary(["r"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and says in told[1] and str(folder / "r" / "1" / name) in told[1]
+    assert not (folder / "ran").exists()
 
 
 def test_a_run_that_was_cut_off_is_told(folder: Path, capsys) -> None:
@@ -195,12 +235,12 @@ def test_a_search_goes_by_the_validation_measure(folder: Path, stand_in: Callabl
 
     stand_in(measure)
     words = ["-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=2"]
-    words += ["hydra.sweeper.n_trials=8", "optimizer.lr=0.001,0.002,0.005,0.01", "hydra.sweep.dir=s"]
+    words += ["hydra.sweeper.n_trials=6", "optimizer.lr=0.001,0.002,0.005,0.01", "hydra.sweep.dir=s"]
     monitor = ["callbacks.checkpoint.monitor=val/accuracy", "callbacks.checkpoint.mode=max"] if mode == "max" else []
     assert main([*words, *monitor]) == 1
     runs = rows_of(folder / "s" / "runs.csv")
     ended = [run for run in runs if run["exit_code"] == "0"]
-    assert len(runs) == 8 and 2 < len(ended) < 8
+    assert len(runs) == 6 and 2 < len(ended) < 6
     name = "val/loss" if mode == "min" else "val/accuracy"
     best = (min if mode == "min" else max)(ended, key=lambda run: float(run[name]))
     found = yaml.safe_load((folder / "s" / "optimization_results.yaml").read_text())
@@ -211,11 +251,11 @@ def test_a_search_goes_by_the_validation_measure(folder: Path, stand_in: Callabl
 def test_intervals_are_sampled_and_their_ends_are_checked(folder: Path, stand_in: Callable[..., None], capsys) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     stand_in(lambda config: {"val/loss": config["optimizer"]["lr"], "test/accuracy": config["dim"] / 100})
-    words = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", "hydra.sweep.dir=s", "dim=choice(16,32)"]
+    words = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s", "dim=choice(16,32)"]
     assert main([*words, "optimizer.lr=tag(log,interval(0.0001,0.01))", "encoder.num_layers=range(1,3)"]) == 0
     runs = rows_of(folder / "s" / "runs.csv")
     rates = [float(run["optimizer.lr"]) for run in runs]
-    assert len(set(rates)) == 5 and all(0.0001 <= rate <= 0.01 for rate in rates)
+    assert len(set(rates)) == 3 and all(0.0001 <= rate <= 0.01 for rate in rates)
     assert {run["dim"] for run in runs} <= {"16", "32"}
     assert main([*words, "optimizer.lr=interval(-1,1)", "hydra.sweep.dir=other"]) == 2
     assert "Invalid learning rate: -1" in capsys.readouterr().err
@@ -263,34 +303,21 @@ def test_launchers_compose(launcher: str) -> None:
     assert sweep is not None and not sweep.searches
 
 
-def start(*words: str, threads: str | None = None) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    environment |= {"OMP_NUM_THREADS": threads} if threads else {}
-    command = [sys.executable, "-m", "vsattn.run", "-m", *FAST, *words, "hydra.sweep.dir=s"]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def test_jobs_in_two_processes_share_the_cores(folder: Path) -> None:
+def test_jobs_in_two_processes_share_the_cores_and_end_together(folder: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    done = start("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.lr=0.01,1e30")
-    said, _ = done.communicate(timeout=300)
-    assert done.returncode == 1, said
-    runs = rows_of(folder / "s" / "runs.csv")
-    assert [run["exit_code"] for run in runs] == ["0", "1"] and "loss became" in runs[1]["error"]
-    share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert f"cpu, {share} threads" in (folder / "s" / "0" / "log.txt").read_text()
-    assert "epoch 1/1" not in said  # their words are in their own logs
-    assert "optimizer.lr=1e+30: failed (the" in said
-
-
-def test_an_interruption_ends_every_process(folder: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "trainer.max_epochs=100000"]
-    done = start(*words, "callbacks.early_stopping=null", threads="1")
+    jobs = ["optimizer.lr=0.01,1e30", "trainer.max_epochs=1,100000", "callbacks.early_stopping=null"]
+    words = [*FAST, *jobs, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=s"]
+    done = subprocess.Popen(
+        [sys.executable, "-m", "vsattn.run", "-m", *words],
+        env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 240
-    while len(list(folder.glob("s/*/metrics.csv"))) < 2 and time.monotonic() < deadline and done.poll() is None:
+
+    def ended() -> list[int | None]:
+        return [json.loads(file.read_text() or "{}").get("exit_code") for file in sorted(folder.glob("s/*/job.json"))]
+
+    while ended() != [0, None, 1, 1] and time.monotonic() < deadline and done.poll() is None:
         time.sleep(0.2)
     os.kill(done.pid, signal.SIGINT)  # the command alone: a batch system does not tell its children
     said, _ = done.communicate(timeout=120)
@@ -304,12 +331,40 @@ def test_an_interruption_ends_every_process(folder: Path) -> None:
     else:
         os.killpg(done.pid, signal.SIGKILL)
         pytest.fail("a process of the sweep went on")
+    runs = rows_of(folder / "s" / "runs.csv")
+    assert [run["exit_code"] == "0" for run in runs] == [True, False, False, False]
+    assert "loss became" in runs[2]["error"] and "loss became" in runs[3]["error"]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert f"cpu, {share} threads" in (folder / "s" / "0" / "log.txt").read_text()
+    assert "epoch 1/1" not in said  # their words are in their own logs
+    assert "optimizer.lr=1e+30 trainer.max_epochs=1 callbacks.early_stopping=null: failed (the" in said
 
 
-def test_a_batch_system_runs_jobs(folder: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    done = start("hydra/launcher=submitit_local", "seed=3", threads="1")
-    said, _ = done.communicate(timeout=300)
-    assert done.returncode == 0, said
-    assert json.loads((folder / "s" / "0" / "metrics.json").read_text())["seed"] == 3
-    assert "sweep.md" in said
+def test_a_batch_system_runs_jobs(folder: Path, stand_in: Callable[..., None], monkeypatch, capsys) -> None:
+    submitit = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
+    monkeypatch.setattr(submitit.LocalLauncher, "_EXECUTOR", "debug")  # in this process
+    stand_in(lambda config: {"val/loss": 1.0, "test/accuracy": config["seed"] / 100})
+    assert main(["-m", "hydra/launcher=submitit_local", "seed=3,4", "hydra.sweep.dir=s"]) == 0
+    assert [json.loads((folder / "s" / name / "metrics.json").read_text())["seed"] for name in "01"] == [3, 4]
+    assert "sweep.md" in capsys.readouterr().out
+
+
+def test_lists_none_and_numbers_are_settings_and_lacking_numbers_are_told(folder: Path, capsys) -> None:
+    places = itertools.product(("[16,32]", "[8,8]"), ("null", "0.5"), (0, 1))
+    for number, (widths, clip, seed) in enumerate(places):
+        words = [f"tokenizer.widths={widths}", f"trainer.gradient_clip_val={clip}", f"seed={seed}"]
+        job = Job(folder / "s" / str(number), number=number, words=words, exit_code=0)
+        job.write()
+        accuracy = None if clip == "0.5" and seed else 0.5 + seed / 8
+        metrics = {"test/accuracy": accuracy, "parameters": 1, "wall_seconds": 1.0}
+        (job.folder / "metrics.json").write_text(json.dumps(metrics))
+    assert summary(["s"]) == 0
+    rows = rows_of(folder / "s" / "sweep.csv")
+    keys = [(row["tokenizer.widths"], row["trainer.gradient_clip_val"], row["runs"]) for row in rows]
+    assert keys == [(widths, clip, "2") for widths in ("[16,32]", "[8,8]") for clip in ("null", "0.5")]
+    for row, values in zip(rows, [[0.5, 0.625], [0.5]] * 2, strict=True):
+        assert float(row["test/accuracy mean"]) == pytest.approx(np.mean(values))
+        deviation = row["test/accuracy deviation"]
+        assert float(deviation) == pytest.approx(np.std(values, ddof=1)) if len(values) > 1 else deviation == ""
+    lacking = "test/accuracy is a number in 1 of 2 runs (tokenizer.widths=[8,8] trainer.gradient_clip_val=0.5)"
+    assert lacking in capsys.readouterr().out

@@ -165,7 +165,7 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     started = time.time()
     with log.open("w", encoding="utf-8") as file:
         command = [sys.executable, "-m", "vsattn.run", *words, *options, "hydra.run.dir=" + _quoted(folder)]
-        code = _waited(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+        code = waited(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
     name = f"{folder.parent.name} {folder.name}"
     if code:
         last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no word"])[-1]
@@ -175,7 +175,7 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     return code == 0
 
 
-def _waited(run: subprocess.Popen[bytes]) -> int:
+def waited(run: subprocess.Popen[bytes]) -> int:
     """Return the exit code of a run; asked to end, pass that on, and end when the run has, with its checkpoint.
 
     Raises:

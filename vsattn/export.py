@@ -94,7 +94,9 @@ def read_settings(words: Sequence[str]) -> Settings:
     tolerance = _number(given.get("tolerance", "1e-4"))
     if not 0 < tolerance < math.inf:
         faults.append(f"tolerance: is a number above 0, not {given['tolerance']}")
-    taken = [str(path) for path in (output, notes_of(output)) if path.exists()]
+    if folders := [str(path) for path in (output, notes_of(output)) if path.is_dir()]:
+        faults.append(f"output: {' and '.join(folders)}: is a folder; choose another name")
+    taken = [str(path) for path in (output, notes_of(output)) if path.is_file()]
     if taken and overwrite != "true":
         faults.append(f"output: {' and '.join(taken)}: there already; choose another name, or say overwrite=true")
     if faults:
@@ -134,8 +136,8 @@ def _export(settings: Settings) -> None:
         print(f"limits   {name} {' and '.join(filter(None, [f'at least {low}' if low > 1 else '', most]))}")
     print(f"meaning  {notes['meaning']}", flush=True)
     output = settings.output
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
             made = Path(folder) / output.name
             _write(settings, predictor, program, notes, made, judge)

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 
 from vsattn.compose import hydra_settings, resolve
 from vsattn.errors import ConfigError, ShapeError, Stopped, VsattnError
+from vsattn.extensions import VARIABLE
 from vsattn.run import fail
 
 #: What Optuna calls the modes of a checkpoint's measure.
@@ -137,6 +138,8 @@ def run_job(config: Any, *, started: float | None) -> tuple[int, float | None]:
 
     def train() -> float | None:
         plain, faults = resolve(config, [word.lstrip("+~").split("=")[0] for word in words])
+        if VARIABLE in settings.job.env_set:
+            faults.append(f"hydra.job.env_set.{VARIABLE}: only a person names this folder, whose files are run")
         if faults:
             raise ConfigError("\n".join(faults))
         from vsattn.tasks.experiment import run

@@ -44,7 +44,10 @@ def _summarize(words: list[str]) -> None:
     runs = collect(folder)
     if not runs:
         raise DataError(f"{folder} holds no runs: no folder in it has a job.json or a config.yaml")
-    summarize(runs, folder, words[1:])
+    try:
+        summarize(runs, folder, words[1:])
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def of_checkpoint(config: dict[str, Any]) -> Data:
     data: Data = build(config, Data, path="data")
     if not data.plain:
         raise ConfigError(
-            f"data: {type(data).__name__} reads pickles, which can run code, where the checkpoint's config says; if you "
-            f"trust it, name the data yourself, as in data.{next(iter(set(config) - {'_target_'}), 'root')}=..."
+            f"data: {type(data).__name__} reads pickles, which can run code, where the checkpoint's config says; if "
+            f"you trust it, name the data yourself, as in data.{next(iter(set(config) - {'_target_'}), 'root')}=..."
         )
     return data
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vsattn.encoder_decoder import EncoderDecoder
+from vsattn.errors import VsattnError
 from vsattn.exporting.program import Run, program_inputs, traced_length
 from vsattn.exporting.samples import made_up
 from vsattn.heads import VectorHead
@@ -36,9 +37,20 @@ class Difference:
 
 
 def difference(run: Run, predictor: Predictor, batch: dict[str, Any]) -> Difference:
-    """Compare a program with its model on a batch that the tokenizer made, wherever a vector is real."""
+    """Compare a program with its model on a batch that the tokenizer made, wherever a vector is real.
+
+    Raises:
+        VsattnError: when the program does not take the batch.
+    """
     inputs = program_inputs(predictor.tokenizer, batch)
-    logits, *masks = run(inputs)
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
+    try:
+        logits, *masks = run(inputs)
+    except Exception as error:  # each runtime has errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise VsattnError(
+            f"the program does not take {shapes}, as its model does: {reason}; no file was written"
+        ) from error
     model, mask = predictor.model.eval(), None
     with torch.no_grad():
         expected = model(batch)
@@ -47,7 +59,6 @@ def difference(run: Run, predictor: Predictor, batch: dict[str, Any]) -> Differe
             mask = vector_set.mask
             whole = torch.ones(expected.shape[:2], dtype=torch.bool)
             mask = whole if mask is None else mask[:, vector_set.num_prefix :]
-    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
     same = logits.shape == expected.shape and (mask is None or bool((masks[0] == mask).all()))
     if not same:
         return Difference(shapes, float("inf"), 0.0, same_mask=False)
