@@ -13,8 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 def go_on(logger: Logger, step: int) -> None:
     """Let Lightning's CSV logger, which begins its file anew, go on after the rows of the steps before this one."""
-    path = Path(logger.log_dir or "", "metrics.csv") if isinstance(logger, CSVLogger) else None
-    if path is None or not path.is_file():
+    if not isinstance(logger, CSVLogger) or not (path := Path(logger.log_dir, "metrics.csv")).is_file():
         return
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
