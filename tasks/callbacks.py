@@ -219,10 +219,12 @@ class AverageLast(WeightAveraging):
         self._taken(trainer, pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the weights of the moment for the checkpoint of an interrupted epoch."""
-        if trainer.training:
-            self._taken(trainer, pl_module)
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the weights of the moment in the checkpoint of an epoch that goes on."""
+        self._taken(trainer, pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def _taken(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         """Until the first of the epochs ends, make the weights of the moment the mean; tell whether it is so."""

@@ -148,12 +148,16 @@ def test_lightnings_ways_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves with 1 when interrupted, and with 0 when terminated, which a batch system would take for success."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from vsattn.tasks.telling import plain_errors
+
+    @plain_errors()
     def interrupted(*_: Any, **__: Any) -> None:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             sys.exit(1)
 
+    @plain_errors()
     def terminated(*_: Any, **__: Any) -> None:
         raise SIGTERMException
 

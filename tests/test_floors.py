@@ -13,7 +13,7 @@ from vsattn.compose import plain_config
 from vsattn.tasks.experiment import run
 
 RUNS = {
-    "image": ("logistic regression on pixels", ["trainer.max_epochs=20"]),
+    "image": ("logistic regression on pixels", ["trainer.max_epochs=28"]),
     "speech": ("logistic regression on mean log-mel", ["trainer.max_epochs=6"]),
     "node": ("logistic regression on the features, without the graph", []),
 }

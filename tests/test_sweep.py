@@ -251,12 +251,13 @@ def test_a_search_goes_by_the_validation_measure(folder: Path, stand_in: Callabl
 def test_intervals_are_sampled_and_their_ends_are_checked(folder: Path, stand_in: Callable[..., None], capsys) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     stand_in(lambda config: {"val/loss": config["optimizer"]["lr"], "test/accuracy": config["dim"] / 100})
-    words = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s", "dim=choice(16,32)"]
+    words = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1"]
+    words += ["hydra.sweep.dir=s", "dim=choice(16,32)"]
     assert main([*words, "optimizer.lr=tag(log,interval(0.0001,0.01))", "encoder.num_layers=range(1,3)"]) == 0
     runs = rows_of(folder / "s" / "runs.csv")
     rates = [float(run["optimizer.lr"]) for run in runs]
     assert len(set(rates)) == 3 and all(0.0001 <= rate <= 0.01 for rate in rates)
-    assert {run["dim"] for run in runs} <= {"16", "32"}
+    assert {run["dim"] for run in runs} == {"16", "32"}
     assert main([*words, "optimizer.lr=interval(-1,1)", "hydra.sweep.dir=other"]) == 2
     assert "Invalid learning rate: -1" in capsys.readouterr().err
 
