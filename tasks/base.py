@@ -12,7 +12,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,7 +26,7 @@ from vsattn.tokenizers.base import Tokenizer
 
 from .answering import Answering
 from .data.base import Data
-from .distributed import seen_by_any
+from .distributed import seen_by_any, spread
 from .meters import MeanLoss
 from .optim import make_optimizer, make_schedule
 from .resuming import restore_training_state, training_state
@@ -197,14 +196,9 @@ class Task(Answering, pl.LightningModule, ABC):
             chosen = [(name, meter) for (name, meter), has in zip(meters.items(), seen, strict=True) if has]
             return {f"{stage}/{name}": float(meter.compute()) for name, meter in chosen}
 
-    @property
-    def spread(self) -> bool:
-        """Whether each process has only its part of the weights."""
-        return isinstance(self.trainer.strategy, ModelParallelStrategy)
-
     def configure_model(self) -> None:
         """Spread the weights over the processes where the strategy asks for that."""
-        if self.spread:
+        if spread(self.trainer):
             from .sharding import shard  # loads much
 
             shard(self.model)

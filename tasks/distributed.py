@@ -227,20 +227,19 @@ def judged_by_first(trainer: pl.Trainer, judge: Callable[[], dict[str, Any]]) ->
     return found[0]
 
 
-def spreads(trainer: pl.Trainer) -> bool:
-    """Tell whether each process has only its part of the weights.
+def spread(trainer: pl.Trainer) -> bool:
+    """Tell whether each process has only its part of the weights."""
+    return isinstance(trainer.strategy, ModelParallelStrategy)
 
-    Raises:
-        ConfigError: for averages of weights beside, which need them whole.
-    """
+
+def require_whole_weights(trainer: pl.Trainer) -> None:
+    """Raise ConfigError when averages of weights, which need them whole, go with weights that are spread."""
     averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    found = isinstance(trainer.strategy, ModelParallelStrategy)
-    if averages and found:
+    if averages and spread(trainer):
         raise ConfigError(
             f"{type(averages[0]).__name__} needs the whole weights, which trainer=fsdp spreads over the processes: "
             "leave it out, or use trainer=ddp"
         )
-    return found
 
 
 def _own(text: str) -> VsattnError | None:

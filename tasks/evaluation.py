@@ -24,9 +24,6 @@ from .loading import make_loaders
 from .telling import plain_errors, quiet
 from .training import SHARED, make_trainer, test
 
-#: What can be judged.
-SPLITS = ("test", "val", "train")
-
 
 class Renumbered:
     """A split whose targets have other numbers.
@@ -64,7 +61,7 @@ def evaluate(
     Args:
         predictor: as :func:`vsattn.load` gives it.
         config: that of the run, with its ``data`` and ``batch_size`` as they are wanted now.
-        split: one of `SPLITS`.
+        split: ``"test"``, ``"val"`` or ``"train"``.
         named: a person has named the data, not the checkpoint alone.
 
     Returns:

@@ -90,20 +90,10 @@ def run(
             f"{folder} holds an earlier run (config.yaml is there); choose another folder, or resume={folder}"
         )
     before = None if resume is None else resumable(resume)
-    origin = find_origin(config) if before is None else None
-    data: Data = build(config["data"], Data, path="data")
-    data.setup(config["seed"])
-    tokenizer: Tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer")
-    if before is None:
-        tokenizer = first_tokenizer(tokenizer, config, origin, data.fit_items(FIT_ITEMS))
-    else:
-        tokenizer.load_state(before["vsattn"]["tokenizer_state"])
-    task = make_task(config, data, tokenizer)
+    task, data, lines = assemble(config, before)
     if before is not None and task.classes != before["vsattn"]["classes"]:
         raise DataError(f"the data have changed: {data.name} has other classes than the run in {folder} had")
     with contextlib.redirect_stdout(sys.stdout if first else io.StringIO()):
-        lines = start(task, origin, config, data)
-        lines |= {} if before is None else {"resuming": f"after step {before['global_step']}"}
         announce(config, folder, task, data, lines)
     callbacks = parts(config.get("callbacks"), Callback, "callbacks", dirpath=str(folder / "checkpoints"))
     for callback in callbacks if past_its_end else ():
@@ -148,6 +138,33 @@ def prepare(config: dict[str, Any]) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def assemble(config: dict[str, Any], before: dict[str, Any] | None = None) -> tuple[Task, Data, dict[str, str]]:
+    """Find the data, and make tokenizer, model and task, with the weights that training starts from.
+
+    Args:
+        config: plain and resolved.
+        before: the checkpoint of an earlier run, which is to go on.
+
+    Returns:
+        Task and data, and lines to print about the weights.
+
+    Raises:
+        CheckpointError, ConfigError: see :func:`~vsattn.tasks.finetune.find_origin` and `start` there.
+        DataError: for data that are missing or cannot be read.
+    """
+    origin = find_origin(config) if before is None else None
+    data: Data = build(config["data"], Data, path="data")
+    data.setup(config["seed"])
+    tokenizer: Tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer")
+    if before is None:
+        tokenizer = first_tokenizer(tokenizer, config, origin, data.fit_items(FIT_ITEMS))
+    else:
+        tokenizer.load_state(before["vsattn"]["tokenizer_state"])
+    task = make_task(config, data, tokenizer)
+    lines = start(task, origin, config, data)
+    return task, data, lines if before is None else {**lines, "resuming": f"after step {before['global_step']}"}
 
 
 def make_task(config: dict[str, Any], data: Data, tokenizer: Tokenizer) -> Task:

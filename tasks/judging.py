@@ -17,9 +17,6 @@ from vsattn.predictor import Predictor
 from .base import Task
 from .data.base import Split, of_checkpoint
 
-#: The splits of a data set.
-SPLITS = ("train", "val", "test")
-
 
 @dataclass(frozen=True)
 class Judge:

@@ -13,14 +13,11 @@ import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
-from vsattn.build import build
 from vsattn.errors import ConfigError, VsattnError
-from vsattn.tokenizers.base import Tokenizer
 
 from .base import Task
 from .data.base import Data
-from .experiment import FIT_ITEMS, announce, make_task, prepare
-from .finetune import find_origin, first_tokenizer, start
+from .experiment import announce, assemble, prepare
 from .loading import make_loaders
 from .plots import TRAIN, VAL, save_figure
 from .telling import plain_errors, quiet
@@ -186,13 +183,8 @@ def search(config: dict[str, Any], folder: Path, *, min_lr: float, max_lr: float
         VsattnError: when the loss never falls.
     """
     prepare(config)
-    origin = find_origin(config)
-    data: Data = build(config["data"], Data, path="data")
-    data.setup(config["seed"])
-    tokenizer: Tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer")
-    tokenizer = first_tokenizer(tokenizer, config, origin, data.fit_items(FIT_ITEMS))
-    task = make_task(config, data, tokenizer)
-    announce(config, folder, task, data, start(task, origin, config, data))
+    task, data, lines = assemble(config)
+    announce(config, folder, task, data, lines)
     folder.mkdir(parents=True, exist_ok=True)
     rates = find_rates(
         task,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from vsattn.environment import loggers_at
 from vsattn.errors import ConfigError, VsattnError
 
 #: What Lightning warns of and no user of this package can or need change.
@@ -30,18 +31,10 @@ NOISE = (
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep back Lightning's tips and the warnings listed in `NOISE`; everything else is shown."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loggers_at(logging.WARNING, "lightning.pytorch", "lightning.fabric"):
         for message in NOISE:
             warnings.filterwarnings("ignore", message=message)
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 #: What fails when nothing (more) can be written: a full disk or quota, a file that may be no larger, no permission.

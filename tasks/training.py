@@ -23,10 +23,10 @@ from .callbacks import Checkpoints, is_trial
 from .checks import trainer_faults
 from .cluster import requeueing
 from .data.base import Data
-from .distributed import Together, fingerprint, joined, judged_by_first, spreads
+from .distributed import Together, fingerprint, joined, judged_by_first, require_whole_weights, spread
 from .loading import Loader, make_loaders
 from .loggers import informed, tell_scores
-from .progress import EpochBar, EpochTable, print_row
+from .progress import EpochBar, EpochTable, Row, print_row
 from .stopping import signals_given_back
 from .strategies import with_parts
 from .telling import NOISE, plain_errors, quiet, written
@@ -117,8 +117,8 @@ def train(
             loggers=loggers,
             enable_progress_bar=bar,
         )
-        spread = spreads(fitter)
-        whole = copy.deepcopy(task.model) if spread and fitter.is_global_zero else None
+        require_whole_weights(fitter)
+        whole = copy.deepcopy(task.model) if spread(fitter) and fitter.is_global_zero else None
         if fitter.world_size > 1:
             sizes = {split: len(loader.order) for split, loader in loaders.items()}
             fitter.callbacks.append(Together(fingerprint(task, sizes), seed))  # type: ignore[attr-defined]
@@ -132,23 +132,13 @@ def train(
         for callback in fitter.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
                 callback.stop_if_asked(fitter)
-        last = fitter.strategy.lightning_module_state_dict() if spread else task.state_dict()
+        last = fitter.strategy.lightning_module_state_dict() if spread(fitter) else task.state_dict()
 
         def judge() -> dict[str, Any]:
             say_why_it_stopped(fitter)
-            best = best_checkpoint(fitter)
-            metrics: dict[str, Any] = {"epochs": table.rows[-1]["epoch"] if table.rows else fitter.current_epoch}
             if whole is not None:
                 task.model = whole
-            if best is None:
-                print("no best checkpoint was kept: testing the weights as they are now", flush=True)
-                task.load_state_dict(last)
-                metrics |= _measures(table.rows[-1] if table.rows else {})
-            else:
-                checkpoint = read(best)
-                task.load_state_dict(checkpoint["state_dict"])
-                metrics["best_epoch"] = checkpoint["epoch"] + 1
-                metrics |= _measures(next((r for r in table.rows if r["epoch"] == metrics["best_epoch"]), {}))
+            metrics = take_weights(task, fitter, table.rows, last)
             with plain_errors():
                 return metrics | test(task, data, loaders["test"], fitter, arguments, seed=seed)
 
@@ -156,6 +146,20 @@ def train(
             metrics = judged_by_first(fitter, judge)
         tell_scores(fitter.loggers, metrics, fitter.global_step, task.recipe)
     return Result(metrics, task, data, fitter, folder, table.rows)
+
+
+def take_weights(task: Task, fitter: pl.Trainer, rows: list[Row], last: dict[str, Any]) -> dict[str, Any]:
+    """Give the task the weights that are to be tested, the best or else the last, and return their epoch's measures."""
+    best = best_checkpoint(fitter)
+    metrics: dict[str, Any] = {"epochs": rows[-1]["epoch"] if rows else fitter.current_epoch}
+    if best is None:
+        print("no best checkpoint was kept: testing the weights as they are now", flush=True)
+        task.load_state_dict(last)
+        return metrics | _measures(rows[-1] if rows else {})
+    checkpoint = read(best)
+    task.load_state_dict(checkpoint["state_dict"])
+    metrics["best_epoch"] = checkpoint["epoch"] + 1
+    return metrics | _measures(next((row for row in rows if row["epoch"] == metrics["best_epoch"]), {}))
 
 
 def test(
@@ -236,5 +240,5 @@ def say_why_it_stopped(trainer: pl.Trainer) -> None:
             print(f"stopped in epoch {trainer.current_epoch}: trainer.max_time is used up", flush=True)
 
 
-def _measures(row: dict[str, Any]) -> dict[str, float]:
+def _measures(row: Row) -> dict[str, float]:
     return {key: value for key, value in row.items() if key.startswith(("train/", "val/"))}

@@ -29,6 +29,7 @@ from .base import Task
 from .bleu import Bleu, scores, signatures
 from .data.base import Data
 from .data.parallel import ParallelData
+from .distributed import spread
 from .inputs import Question, each_line
 from .report import bootstrap
 
@@ -172,7 +173,7 @@ class TranslationTask(Task):
     def on_validation_epoch_start(self) -> None:
         """Have all weights in each process, since searches take as many steps as their own sentences need."""
         super().on_validation_epoch_start()
-        if self.spread:
+        if spread(self.trainer):
             from .sharding import gather
 
             gather(self.model)
@@ -180,7 +181,7 @@ class TranslationTask(Task):
     def on_validation_epoch_end(self) -> None:
         """Let each process keep its part of them again."""
         super().on_validation_epoch_end()
-        if self.spread:
+        if spread(self.trainer):
             from .sharding import release
 
             release(self.model)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsattn.errors import ConfigError, DataError, nearest
+from vsattn.errors import ConfigError, nearest
 from vsattn.extensions import using
 from vsattn.run import guarded
+from vsattn.words import free_folder, option, quoted
 
 USAGE = """\
 Train a task's attention model and its baselines under one budget, and give one table and one picture.
@@ -56,24 +57,13 @@ def _run_words(words: list[str]) -> int:
         return _compare(words, folder, None if own is None else str(own))
 
 
-def option(words: list[str], short: str, long: str) -> tuple[list[str], str | None]:
-    """Take an option and its value out of the words."""
-    for i, word in enumerate(words):
-        if word.startswith(f"{long}="):
-            return [*words[:i], *words[i + 1 :]], word.split("=", 1)[1]
-        if word in (short, long):
-            if i + 1 == len(words):
-                raise ConfigError(f"{word} needs a folder")
-            return [*words[:i], *words[i + 2 :]], words[i + 1]
-    return words, None
-
-
 def _lengths(words: list[str], folder: str | None) -> int:
     if words:
         raise ConfigError(f"lengths takes no words but -o FOLDER, not {' '.join(words)}")
     from vsattn.tasks.lengths import measure_all, report
 
-    target = _folder(folder, "lengths")
+    target = free_folder(folder, "compare", "lengths")
+    target.mkdir(parents=True, exist_ok=True)
     report(measure_all(), target)
     return 0
 
@@ -92,7 +82,8 @@ def _compare(words: list[str], folder: str | None, config_dir: str | None) -> in
         for seed in plan["seeds"]
     }
     _check(runs, config_dir)
-    target = _folder(folder, config["task"]["_target_"].split(".")[-2])
+    target = free_folder(folder, "compare", config["task"]["_target_"].split(".")[-2])
+    target.mkdir(parents=True, exist_ok=True)
     print(
         f"{len(plan['models'])} models x {len(plan['seeds'])} seeds: {', '.join(plan['models'])}; {target}", flush=True
     )
@@ -164,7 +155,7 @@ def _run(words: list[str], options: list[str], folder: Path) -> bool:
     log = folder.parent / f"{folder.name}.log"
     started = time.time()
     with log.open("w", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "vsattn.run", *words, *options, "hydra.run.dir=" + _quoted(folder)]
+        command = [sys.executable, "-m", "vsattn.run", *words, *options, "hydra.run.dir=" + quoted(folder)]
         code = waited(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
     name = f"{folder.parent.name} {folder.name}"
     if code:
@@ -200,20 +191,6 @@ def waited(run: subprocess.Popen[bytes]) -> int:
     if asked or run.returncode == 130:
         raise asked[0] if asked else KeyboardInterrupt
     return run.returncode
-
-
-def _quoted(folder: Path) -> str:
-    """Return a path as a word of Hydra's, which reads quotes and backslashes before them."""
-    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def _folder(given: str | None, name: str) -> Path:
-    folder = Path(given) if given else Path("outputs") / "compare" / name / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder} holds something already; choose another folder with -o FOLDER")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.resolve()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import Any
 
 from vsattn.errors import CheckpointError, ConfigError, DataError, ShapeError, nearest
 from vsattn.extensions import groups, using
-from vsattn.predict import read_words
 from vsattn.run import guarded
+from vsattn.words import count, option, read_words
 
 USAGE = """\
 Judge a trained model: on any split of its data, or on other data of the same kind.
@@ -47,8 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
-    from vsattn.compare import option
-
     words, folder = option(words, "-cd", "--config-dir")
     with using(folder) as config_dir:
         _evaluate(words, config_dir)
@@ -61,7 +59,9 @@ def _evaluate(words: list[str], config_dir: Path | None) -> None:
     if split not in ("test", "val", "train"):
         raise ConfigError(f"split={split}: there is no such split; {nearest(split, ('test', 'val', 'train'))}")
     numbers: dict[str, Any] = {
-        name: _count(name, settings[name]) for name in ("batch_size", "num_workers") if name in settings
+        name: count(name, settings[name], least)
+        for name, least in (("batch_size", 1), ("num_workers", 0))
+        if name in settings
     }
 
     from vsattn.checkpoint import load, locate
@@ -137,13 +137,6 @@ def _refuse_parts(words: list[str]) -> list[str]:
 def _root(word: str) -> str:
     """Return the first name of a key: data of ``+data.root=x``."""
     return word.partition("=")[0].lstrip("+~").split(".")[0].split("@")[0]
-
-
-def _count(name: str, text: str) -> int:
-    least = 0 if name == "num_workers" else 1
-    if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{name}={text}: a whole number of at least {least} is expected")
-    return int(text)
 
 
 def _device(name: str | None) -> dict[str, Any]:

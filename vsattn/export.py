@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsattn.errors import ConfigError, DataError, VsattnError, nearest
-from vsattn.predict import read_words
 from vsattn.run import guarded
+from vsattn.words import read_words
 
 if TYPE_CHECKING:
     from vsattn.exporting.program import Run

@@ -22,6 +22,7 @@ from vsattn.compose import hydra_settings, resolve
 from vsattn.errors import ConfigError, ShapeError, Stopped, VsattnError
 from vsattn.extensions import VARIABLE
 from vsattn.run import fail
+from vsattn.words import quoted
 
 #: What Optuna calls the modes of a checkpoint's measure.
 DIRECTIONS = {"min": "minimize", "max": "maximize"}
@@ -113,7 +114,7 @@ def find_sweep(
         raise ConfigError(f"{folder} holds an earlier sweep; choose another folder with hydra.sweep.dir=FOLDER")
     sweeper = settings.sweeper
     words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()] + overrides
-    sweep = Sweep(folder, words, searches="optuna" in sweeper._target_, more=[f"hydra.sweep.dir={_quoted(folder)}"])
+    sweep = Sweep(folder, words, searches="optuna" in sweeper._target_, more=[f"hydra.sweep.dir={quoted(folder)}"])
     given = {word.split("=")[0] for word in overrides}
     if sweep.searches:
         if "hydra.sweeper.direction" in given:
@@ -146,7 +147,7 @@ def run_job(config: Any, *, started: float | None) -> tuple[int, float | None]:
 
         result = run(plain, folder, started=started)
         monitor = ((plain.get("callbacks") or {}).get("checkpoint") or {}).get("monitor")
-        return result.metrics.get(monitor)
+        return result.metrics.get(monitor) if monitor else None
 
     if settings.mode is None or settings.mode.name != "MULTIRUN":
         code, value, _ = _attempt(train)
@@ -213,9 +214,3 @@ def _own_log(folder: Path) -> Iterator[None]:
 def _leave(*_: Any) -> None:
     """Leave by an exception when terminated, so that a launcher ends the processes it has started."""
     raise SystemExit(143)
-
-
-def _quoted(folder: Path) -> str:
-    """Return a path as a word of Hydra's, which reads quotes and backslashes before them."""
-    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"

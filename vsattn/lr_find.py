@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from vsattn.compare import option
-from vsattn.errors import ConfigError, DataError, ShapeError
+from vsattn.errors import ConfigError, ShapeError
 from vsattn.extensions import using
 from vsattn.run import guarded
+from vsattn.words import free_folder, option
 
 USAGE = """\
 Search for a learning rate: a hundred steps at rising rates, a picture of the loss, and where it falls fastest.
@@ -57,10 +55,7 @@ def _search(words: list[str]) -> None:
             raise ConfigError("\n".join(faults))
         from vsattn.tasks.lr_find import search
 
-        name = config["task"]["_target_"].split(".")[-2]
-        target = Path(given or Path("outputs", "lr_find", name, time.strftime("%Y-%m-%d_%H-%M-%S"))).absolute()
-        if target.exists() and any(target.iterdir()):
-            raise DataError(f"{target} holds something already; choose another folder with -o FOLDER")
+        target = free_folder(given, "lr_find", config["task"]["_target_"].split(".")[-2])
         numbers = {**SETTINGS, **{key: float(value) for key, value in own.items()}}
         search(config, target, min_lr=numbers["min_lr"], max_lr=numbers["max_lr"], steps=int(numbers["steps"]))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from vsattn.answers import Aligned, JsonLines, Separated, Writer
 from vsattn.errors import ConfigError, DataError, nearest
 from vsattn.run import guarded
+from vsattn.words import count, read_words
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
@@ -69,30 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _predict(read_words(words, ("ckpt",), OPTIONAL)), "vsattn.predict")
 
 
-def read_words(words: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
-    """Return settings that are written ``key=value``.
-
-    Raises:
-        ConfigError: naming everything that is no setting, is unknown, is given twice or is missing.
-    """
-    given: dict[str, str] = {}
-    faults = []
-    for word in words:
-        key, sign, value = word.partition("=")
-        if not sign or not value:
-            faults.append(f"{word}: settings are written key=value, such as ckpt=FOLDER")
-        elif key in given:
-            faults.append(f"{word}: {key} is given twice; several files are written {key}=a,b")
-        elif key not in (*required, *optional):
-            faults.append(f"{word}: there is no setting '{key}'; {nearest(key, (*required, *optional))}")
-        else:
-            given[key] = value
-    faults += [f"{key}: is missing; add {key}=PATH" for key in required if key not in given]
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return given
-
-
 def files(names: str, *, some: bool = False) -> list[Path]:
     """Return the paths that ``input=a,b`` names.
 
@@ -129,7 +106,7 @@ def _predict(given: dict[str, str]) -> int:
     inputs = None if given.get("input", "-") == "-" else files(given["input"], some=True)
     options = {"batch_size": BATCH_SIZE, "num_workers": _cores() if inputs else 0}
     for name, least in (("batch_size", 1), ("num_workers", 0)):
-        options[name] = _count(name, given[name], least) if name in given else options[name]
+        options[name] = count(name, given[name], least) if name in given else options[name]
     if (classes := given.get("classes", "all")) != "all":
         raise ConfigError(f"classes={classes}: only classes=all is known; it tells the probability of every class")
     from vsattn.checkpoint import load
@@ -230,12 +207,6 @@ def _form(task: type[Answering], given: dict[str, str]) -> str:
         wanted = "add format=jsonl" if task.tells_classes else f"{task.__name__} has no such probabilities"
         raise ConfigError(f"classes=all: {wanted}")
     return form
-
-
-def _count(name: str, text: str, least: int) -> int:
-    if not text.isdecimal() or len(text) > 9 or int(text) < least:
-        raise ConfigError(f"{name}={text[:20]}: a whole number of at least {least} and at most 999999999 is expected")
-    return int(text)
 
 
 def _cores() -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from vsattn.errors import ConfigError, DataError
-from vsattn.predict import files, move, opened, read_words
+from vsattn.predict import files, move, opened
 from vsattn.run import guarded
+from vsattn.words import read_words
 
 if TYPE_CHECKING:
     from vsattn.hypotheses import Translation

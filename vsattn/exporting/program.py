@@ -19,6 +19,7 @@ from vsattn.decoders.recurrent import RecurrentDecoder
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.encoders.graph import GraphConvEncoder
 from vsattn.encoders.recurrent import RecurrentEncoder
+from vsattn.environment import loggers_at
 from vsattn.errors import DataError, VsattnError
 from vsattn.exporting.samples import made_up
 from vsattn.heads import VectorHead
@@ -226,17 +227,10 @@ def load_program(path: str | Path) -> tuple[Run, dict[str, Any]]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep back what exporters say of their own insides."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "root")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    exporters = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "root")
+    with warnings.catch_warnings(), loggers_at(logging.ERROR, *exporters):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def _fixed_size(tokenizer: ImageTokenizer) -> tuple[int, int] | None:
