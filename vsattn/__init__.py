@@ -15,6 +15,7 @@ _HOMES = {
     "vsattn.attention": (
         "KeyValue",
         "MultiHeadAttention",
+        "Observable",
         "Steps",
         "attend",
         "attention_weights",
@@ -46,6 +47,8 @@ _HOMES = {
     ),
     "vsattn.layers.conv_as_attention": ("conv_as_attention",),
     "vsattn.model": ("Model", "build_model"),
+    "vsattn.recording": ("Record", "Recording", "record"),
+    "vsattn.silencing": ("silence",),
     "vsattn.structure": ("Causal", "Dense", "Edges", "Full", "Segments", "Structure", "Window"),
     "vsattn.vectorset": ("VectorSet",),
 }

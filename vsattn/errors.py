@@ -26,6 +26,10 @@ class CheckpointError(VsattnError, ValueError):
     """A checkpoint that is missing, truncated, foreign, or written by a newer version."""
 
 
+class RecordingError(VsattnError, RuntimeError):
+    """Attention that could not be recorded: nothing was seen, or more than the memory allowed."""
+
+
 class Stopped(VsattnError):
     """A training that ended because a signal asked it to; the message says how to go on.
 

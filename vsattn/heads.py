@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vsattn.attention import MultiHeadAttention, attend
+from vsattn.attention import MultiHeadAttention, Observable, attend
 from vsattn.encoders.induced import AttentionBlock, beside, learned_vectors
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.layers import FeedForward, LayerNorm, Norm, NormPlacement
@@ -98,7 +98,7 @@ class ClsHead(Head):
         return vector_set.x[:, 0]
 
 
-class AttentionHead(Head):
+class AttentionHead(Head, Observable):
     """One answer per set, pooled by attention: a learned query per head looks at the real vectors themselves.
 
     ``softmax(q_h . x_h / sqrt(d)) x_h`` with ``x_h`` the head's part of the width. One head is the sequence
@@ -115,6 +115,7 @@ class AttentionHead(Head):
         super().__init__(dim, num_classes, dropout=dropout)
         if num_heads < 1 or dim % num_heads:
             raise ConfigError(f"AttentionHead.num_heads {num_heads} does not divide the width {dim}")
+        self.num_heads = num_heads
         self.query = nn.Parameter(torch.empty(1, num_heads, 1, dim // num_heads).normal_())
 
     def features(self, vector_set: VectorSet) -> Tensor:
@@ -123,7 +124,7 @@ class AttentionHead(Head):
         keys = real.x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, N, d)
         query_set = VectorSet(real.x.new_zeros(batch, 1, 1))
         query = self.query.to(keys.dtype).expand(batch, -1, -1, -1)
-        return attend(query, keys, keys, query_set, real).flatten(1)
+        return attend(query, keys, keys, query_set, real, module=self).flatten(1)
 
 
 class PoolingHead(Head):

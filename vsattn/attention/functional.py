@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vsattn.attention.case import Case
 from vsattn.attention.kernels import KERNELS, choose
+from vsattn.attention.observing import Call, observed
 from vsattn.attention.reference import logits, masked_weights, reference_weights
 from vsattn.errors import ShapeError
 from vsattn.relations import Relation
@@ -29,6 +30,7 @@ def attend(
     relation: Relation | None = None,
     dropout: float = 0.0,
     kernel: str = "auto",
+    module: nn.Module | None = None,
 ) -> Tensor:
     """Mix the values of the keys that each query may attend to: ``softmax(score(q, k) + relation) v``.
 
@@ -45,6 +47,7 @@ def attend(
         relation: what a pair adds.
         dropout: probability of dropping a weight; the caller passes 0 outside training.
         kernel: ``"auto"`` or a name from the kernel table.
+        module: an :class:`~vsattn.attention.Observable` whose call this is, by which a recording names it.
 
     Returns:
         ``(B, H, Nq, dv)``; exactly 0, with finite gradients, for a query with no allowed key.
@@ -59,13 +62,14 @@ def attend(
         key, value = key.masked_fill(padded, 0.0), value.masked_fill(padded, 0.0)
     if query_set.mask is not None:
         query = query.masked_fill(~query_set.mask[:, None, :, None] & ~query.isfinite(), 0.0)
-    return run_case(make_case(query, key, value, query_set, key_set, structure, score, relation, dropout), kernel)
+    case = make_case(query, key, value, query_set, key_set, structure, score, relation, dropout)
+    return run_case(case, kernel, module=module)
 
 
-def run_case(case: Case, kernel: str = "auto") -> Tensor:
+def run_case(case: Case, kernel: str = "auto", *, module: nn.Module | None = None) -> Tensor:
     """Compute a case whose padded keys and values are known to be finite; ``(B, H, Nq, dv)``."""
     name, _ = choose(case, kernel)
-    return KERNELS[name].run(case)
+    return observed(Call(module, case), KERNELS[name].run(case))
 
 
 def explain_kernel(

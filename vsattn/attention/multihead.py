@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from vsattn.attention.cache import KeyValue
 from vsattn.attention.functional import attention_weights, make_case, run_case
+from vsattn.attention.observing import Observable
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.positions import Rotary
 from vsattn.relations import Relation
@@ -29,7 +30,7 @@ def _without_padding(values: Tensor, key_set: VectorSet) -> Tensor:
     return values if key_set.mask is None else values.masked_fill(~key_set.mask[..., None], 0.0)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(nn.Module, Observable):
     """``concat(head_1 .. head_H) W_o`` with ``head_h = attend(Q W_q, K W_k, V W_v)``.
 
     Args:
@@ -191,7 +192,8 @@ class MultiHeadAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, query_set: VectorSet, key_set: VectorSet, structure: Structure
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        heads = run_case(make_case(q, k, v, query_set, key_set, structure, self.score, self.relation, dropout))
+        case = make_case(q, k, v, query_set, key_set, structure, self.score, self.relation, dropout)
+        heads = run_case(case, module=self)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def _check(self, query: Tensor | None, key: Tensor, value: Tensor | None) -> None:

@@ -16,7 +16,7 @@ def reference(case: Case) -> Tensor:
     weights = F.dropout(reference_weights(case), case.dropout, training=case.dropout > 0)
     output = weights @ case.value
     if case.relation is not None and case.adds("to_value"):
-        values = _added(case, case.relation.to_value(case.pair))
+        values = per_pair(case, case.relation.to_value(case.pair))
         output = output + torch.einsum("bhqk,bqkhd->bhqd", weights, values)
     return output
 
@@ -29,7 +29,7 @@ def reference_weights(case: Case) -> Tensor:
 def logits(case: Case) -> Tensor:
     """Return the scores with what the relation adds, before the mask, ``(B, H, Nq, Nk)``."""
     if case.relation is not None and case.adds("to_key"):
-        keys = case.key.transpose(1, 2)[:, None] + _added(case, case.relation.to_key(case.pair))
+        keys = case.key.transpose(1, 2)[:, None] + per_pair(case, case.relation.to_key(case.pair))
         scores = case.score.pairwise(case.query.transpose(1, 2)[:, :, None], keys).permute(0, 3, 1, 2)
     else:
         scores = case.score(case.query, case.key)
@@ -58,7 +58,7 @@ def _normalized(scores: Tensor, normalizer: Normalizer) -> Tensor:
     return sparse(wide, dim=-1).to(scores.dtype)
 
 
-def _added(case: Case, vectors: Tensor) -> Tensor:
+def per_pair(case: Case, vectors: Tensor) -> Tensor:
     """Return a relation's ``(B|1, Nq, Nk, H|1, d)`` for all samples and heads, zero where a prefix takes part."""
     batch, heads = case.query.shape[:2]
     return case.pair.without_prefix(vectors).to(case.query.dtype).expand(batch, -1, -1, heads, -1)

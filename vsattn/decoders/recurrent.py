@@ -11,6 +11,7 @@ from torch.utils._pytree import register_pytree_node
 
 from vsattn.attention import KeyValue, attention_weights
 from vsattn.attention.functional import make_case, run_case
+from vsattn.attention.observing import Observable
 from vsattn.decoders.base import Decoder
 from vsattn.errors import ConfigError, ShapeError
 from vsattn.scores import Additive
@@ -30,7 +31,7 @@ class RecurrentState:
         return RecurrentState(self.hidden[rows.flatten()], self.memory.of_rows(rows, len(self.hidden)))
 
 
-class RecurrentDecoder(Decoder):
+class RecurrentDecoder(Decoder, Observable):
     """A GRU that looks at the memory before each step (Bahdanau et al. 2015, appendix A.2).
 
     ``s_0 = tanh(W_s [h->_N; h<-_1])``; ``c_i = sum_j a_ij h_j`` with ``a_i = softmax_j v.tanh(W_a s_(i-1) + U_a h_j)``;
@@ -68,7 +69,7 @@ class RecurrentDecoder(Decoder):
         self.first = nn.Linear(memory_dim, hidden_dim)
         self.query_proj = nn.Linear(hidden_dim, attention_dim)
         self.key_proj = nn.Linear(memory_dim, attention_dim, bias=False)
-        self.score = Additive(1, attention_dim)
+        self.num_heads, self.score = 1, Additive(1, attention_dim)
         self.cell = nn.GRUCell(dim + memory_dim, hidden_dim)
         self.output = nn.Linear(hidden_dim + memory_dim + dim, 2 * dim)
         self.dropout = nn.Dropout(dropout)
@@ -137,7 +138,7 @@ class RecurrentDecoder(Decoder):
         query = self.query_proj(hidden).view(samples, 1, width, self.score.head_dim)  # (S, 1, W, attention_dim)
         query_set = VectorSet(query[:, 0, :, :0])
         case = make_case(query, memory.key, memory.value, query_set, memory.key_set, None, self.score, None, 0.0)
-        return run_case(case).reshape(len(hidden), self.memory_dim)
+        return run_case(case, module=self).reshape(len(hidden), self.memory_dim)
 
     def _check(self, step: VectorSet, state: RecurrentState) -> None:
         if step.layout != "sequence" or step.num_prefix or not isinstance(step.structure, Full):

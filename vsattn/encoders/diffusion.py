@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from vsattn.attention.diffusion import diffuse
 from vsattn.attention.functional import make_case
+from vsattn.attention.observing import Observable
 from vsattn.encoders.base import Encoder
 from vsattn.errors import ConfigError
 from vsattn.scores import ScaledDot, Score
 from vsattn.vectorset import VectorSet
 
 
-class DiffusionLayer(nn.Module):
+class DiffusionLayer(nn.Module, Observable):
     """K hops of ``z <- (1 - a) A z + a x`` from ``z = x``, with the attention weights A of x.
 
     Queries and keys alone are projected; the vectors themselves are mixed, head h carries the h-th part of their width.
@@ -76,7 +77,8 @@ class DiffusionLayer(nn.Module):
         q, k, v = (self._heads(vectors) for vectors in (self.query_proj(x), self.key_proj(x), self.vector_dropout(x)))
         dropout = self.dropout if self.training else 0.0
         case = make_case(q, k, v, vector_set, vector_set, vector_set.structure, self.score, None, dropout)
-        return vector_set.replace(x=diffuse(case, self.hops, self.teleport).transpose(1, 2).flatten(2))
+        mixed = diffuse(case, self.hops, self.teleport, module=self)  # (B, H, N, D / H)
+        return vector_set.replace(x=mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, vectors: Tensor) -> Tensor:
         return vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -1,0 +1,320 @@
+"""The recorder: nothing changes, every kernel's weights and their gradients, memory, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from strategies import problems
+from torch import nn
+
+import vsattn
+from vsattn import Edges, MultiHeadAttention, Observable, TransformerEncoder, VectorSet, Window, record, silence
+from vsattn.attention import attend, attention_weights
+from vsattn.attention.functional import make_case
+from vsattn.attention.kernels import KERNELS
+from vsattn.decoders import TransformerDecoder
+from vsattn.decoders.recurrent import RecurrentDecoder
+from vsattn.encoders.diffusion import DiffusionEncoder
+from vsattn.errors import ConfigError, RecordingError
+from vsattn.heads import AttentionHead, PoolingHead
+from vsattn.relations import Pair
+
+
+class Mixer(nn.Module, Observable):
+    """A module of a user's own that calls `attend`."""
+
+    def __init__(self, drawn, kernel):
+        super().__init__()
+        self.drawn, self.kernel, self.num_heads = drawn, kernel, drawn.heads
+
+    def forward(self, q, k, v):
+        drawn = self.drawn
+        return attend(q, k, v, drawn.vectors, drawn.vectors, drawn.structure, score=drawn.score,
+                      relation=drawn.relation, kernel=self.kernel, module=self)  # fmt: skip
+
+
+def mixed(drawn, q, k, v, weights):
+    """Mix values by given weights, from the definition."""
+    output = weights @ v
+    if drawn.relation is not None and "to_value" in drawn.relation.parts:
+        pair = Pair(drawn.vectors, drawn.vectors, structure=drawn.structure)
+        added = pair.without_prefix(drawn.relation.to_value(pair)).expand(len(q), -1, -1, drawn.heads, -1)
+        output = output + torch.einsum("bhqk,bqkhd->bhqd", weights, added)
+    return output
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(least=1))
+def test_every_kernel_is_recorded_and_nothing_changes(drawn):
+    batch, count = drawn.vectors.x.shape[:2]
+    q, k, v = (drawn.randn(batch, drawn.heads, count, drawn.head_dim) for _ in range(3))
+    case = make_case(q, k, v, drawn.vectors, drawn.vectors, drawn.structure, drawn.score, drawn.relation, 0.0)
+    expected = attention_weights(
+        q, k, drawn.vectors, drawn.vectors, drawn.structure, score=drawn.score, relation=drawn.relation
+    ).detach()
+    leaf = expected.clone().requires_grad_()
+    objective = torch.cos(torch.arange(q.numel(), dtype=q.dtype)).view(q.shape)
+    (gradient,) = torch.autograd.grad((mixed(drawn, q, k, v, leaf) * objective).sum(), leaf)
+    for kernel in ("auto", *(name for name, entry in KERNELS.items() if entry.refuses(case) is None)):
+        model = Mixer(drawn, kernel)
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+        plain = model(*leaves)
+        with record(model, gradients=True) as recording:
+            output = model(*leaves)
+        assert torch.equal(output, plain)
+        (found,) = recording
+        torch.testing.assert_close(found.dense(), expected, atol=1e-10, rtol=0)
+        (output * objective).sum().backward()
+        seen = expected != 0  # what is not allowed has no gradient
+        torch.testing.assert_close(found.dense_gradient()[seen], gradient[seen], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-6), (torch.bfloat16, 1e-6)])
+def test_weights_are_exact_in_single_and_half_precision(dtype, bound):
+    q, k, v = (torch.randn(2, 3, 40, 8).to(dtype) for _ in range(3))
+    sets = VectorSet(torch.zeros(2, 40, 1), torch.arange(40) < torch.tensor([[40], [17]]), layout="sequence")
+    with record(MultiHeadAttention(4, 1), layers=None) as recording:
+        attend(q, k, v, sets, sets, Window(5, 3))
+    expected = attention_weights(q.double(), k.double(), sets, sets, Window(5, 3))
+    assert recording.paths == ["attend"] and recording["attend"].weights.dtype == torch.float32
+    assert (recording["attend"].weights - expected).abs().max() < bound
+
+
+def test_heads_queries_layers_and_reduced():
+    torch.manual_seed(0)
+    encoder = TransformerEncoder(16, num_layers=3, num_heads=4).eval()
+    x = VectorSet(torch.randn(2, 11, 16), layout="sequence")
+    with record(encoder) as whole:
+        encoder(x)
+    assert len(whole.paths) == 3 and whole[whole.paths[0]].kind == "self"
+    path = whole.paths[1]
+    with record(encoder, layers=[1], heads=[3, 0], queries=[7, 8, 2]) as part:
+        encoder(x)
+    assert part.paths == [path] and part[path].heads == (3, 0) and part[path].queries.tolist() == [7, 8, 2]
+    torch.testing.assert_close(part[path].weights, whole[path].weights[:, [3, 0]][:, :, [7, 8, 2]])
+    for reduce in ("mean", "max", "min"):
+        with record(encoder, layers=[f"*{path[3:]}"], queries=slice(2, 9), reduce=reduce) as reduced:
+            encoder(x)
+        expected = getattr(whole[path].weights, {"mean": "mean"}.get(reduce, f"a{reduce}"))(1, keepdim=True)
+        torch.testing.assert_close(reduced[path].weights, expected[:, :, 2:9])
+
+
+def test_cross_attention_decoder_steps_and_pooling():
+    torch.manual_seed(0)
+    memory = VectorSet(torch.randn(2, 5, 16), torch.arange(5) < torch.tensor([[5], [3]]), layout="sequence")
+    target = VectorSet(torch.randn(2, 4, 16), layout="sequence")
+    decoder = TransformerDecoder(16, num_layers=2, num_heads=2).eval()
+    with record(decoder) as whole:
+        output = decoder(target, memory)
+    crosses = [found for found in whole if found.kind == "cross"]
+    assert len(whole) == 4 and [found.path.split(".")[-1] for found in crosses] == ["cross_attention"] * 2
+    assert crosses[0].key_set.mask.tolist() == memory.mask.tolist() and crosses[0].weights.shape == (2, 2, 4, 5)
+    with record(decoder) as steps:
+        state = decoder.start(memory)
+        for i in range(4):
+            step = VectorSet(target.x[:, i : i + 1], pos=torch.full((1, 1, 1), float(i)), layout="sequence")
+            made, state = decoder.advance(step, state)
+    torch.testing.assert_close(made.x[:, 0], output.x[:, 3], atol=1e-5, rtol=0)
+    for found in whole:
+        assert len(steps.calls(found.path)) == 4
+        torch.testing.assert_close(steps.joined(found.path), found.weights, atol=1e-6, rtol=0)
+    with pytest.raises(RecordingError, match="called 4 times"):
+        steps[whole.paths[0]]
+
+    recurrent = RecurrentDecoder(16, hidden_dim=8).eval()
+    with record(recurrent) as recording:
+        recurrent(target, memory)
+    weights = recording.joined("")
+    assert weights.shape == (2, 1, 4, 5) and (weights[1, :, :, 3:] == 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 1, 4))
+
+    for head in (AttentionHead(16, 3, num_heads=2), PoolingHead(16, 3, num_heads=2, num_seeds=2)):
+        with record(head.eval()) as recording:
+            head(memory)
+        (found,) = [found for found in recording if found.key_set.num_vectors == 5]
+        torch.testing.assert_close(found.weights.sum(-1), torch.ones(found.weights.shape[:-1]))
+        assert (found.weights[1, ..., 3:] == 0).all()
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("teleport", [0.2, None])
+def test_diffusion_has_the_gradient_of_all_hops(graph, teleport):
+    torch.manual_seed(0)
+    encoder = DiffusionEncoder(8, num_heads=(2, 2), hops=(1, 3), teleport=teleport).double().eval()
+    edges = torch.stack([torch.arange(12) % 6, (torch.arange(12) * 5 + 1) % 6]).unique(dim=1)
+    x = torch.randn(1, 6, 8, dtype=torch.float64)
+    vectors = VectorSet(x, structure=Edges(edges)) if graph else VectorSet(x)
+    plain = encoder(vectors).x
+    with record(encoder, gradients=True) as recording:
+        output = encoder(vectors).x
+    assert torch.equal(plain, output) and len(recording) == len(recording.paths)
+    last = list(recording)[-1]
+    output.pow(2).sum().backward()
+
+    def again(weights):  # the last layer by the definition, then what follows it
+        layer = encoder.get_submodule(last.path)
+        stored = {}
+        hook = layer.register_forward_hook(lambda module, given, made: stored.update(x=given[0].x))
+        encoder(vectors)
+        hook.remove()
+        value = stored["x"].detach().unflatten(-1, (2, -1)).transpose(1, 2)
+        mixed = total = value
+        for _ in range(3):
+            mixed = weights @ mixed if teleport is None else (1 - teleport) * weights @ mixed + teleport * value
+            total = total + mixed
+        result = total / 4 if teleport is None else mixed
+        x = result.transpose(1, 2).flatten(2)
+        swap = layer.register_forward_hook(lambda module, given, made: made.replace(x=x))
+        try:
+            return encoder(vectors).x.pow(2).sum()
+        finally:
+            swap.remove()
+
+    leaf = last.dense().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(again(leaf), leaf)
+    seen = last.dense() != 0
+    torch.testing.assert_close(last.dense_gradient()[seen], expected[seen], atol=1e-10, rtol=1e-8)
+
+
+def test_edges_and_weights_stay_together():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2).eval()
+    first = VectorSet(torch.randn(1, 3, 8), structure=Edges(torch.tensor([[0, 1, 2], [1, 1, 0]])))
+    second = VectorSet(torch.randn(1, 2, 8), structure=Edges(torch.tensor([[1], [0]])))
+    batch = VectorSet.from_list([first, second])
+    with record(attention, queries=[0]) as recording:
+        attention(batch)
+    found = recording[""]
+    assert found.edges.tolist() == [[2, 4], [0, 3]]  # only edges into vector 0 of each sample; 4 is padded-shifted
+    torch.testing.assert_close(found.weights, torch.ones(2, 2))
+    assert found.dense().shape == (2, 2, 1, 3) and found.dense()[0, 0, 0, 2] == 1
+
+
+def test_a_budget_is_kept():
+    attention = MultiHeadAttention(8, 2)
+    x = VectorSet(torch.randn(1, 600, 8))
+    with (
+        pytest.raises(RecordingError, match=r"need \d.* MiB, and 1\.0 of budget_mb=1 .*reduce='mean'"),
+        record(attention, budget_mb=1),
+    ):
+        attention(x)
+    with record(attention, budget_mb=1, queries=slice(0, 50)) as recording:
+        attention(x)
+    assert recording[""].weights.shape == (1, 2, 50, 600)
+
+
+PEAK = """
+import resource, sys, torch
+from vsattn import MultiHeadAttention, VectorSet, Window, record
+torch.set_num_threads(1)
+torch.manual_seed(0)
+attention = MultiHeadAttention(16, 8, structure=Window(20, 20)).eval()
+x = VectorSet(torch.randn(1, 3000, 16), layout="sequence")
+with torch.no_grad():
+    attention(x)
+    before = int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() / 1024
+    with record(attention, budget_mb=400) as recording:
+        attention(x)
+assert recording[""].weights.shape == (1, 8, 3000, 3000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux tells it")
+def test_the_peak_of_memory_stays_under_the_budget():
+    told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120)
+    assert 250 < float(told.stdout) < 400  # MiB; the weights alone are 275
+
+
+def test_off_it_costs_nothing_that_can_be_measured():
+    attention = MultiHeadAttention(16, 2).eval()
+    x = torch.randn(1, 8, 16)
+    from vsattn.attention.observing import Call, observed
+
+    call, output = Call(attention, None), x
+
+    def fastest(work, count=200):
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    with torch.no_grad():
+        assert fastest(lambda: observed(call, output)) < 0.05 * fastest(lambda: attention(x))
+
+
+def test_what_cannot_be_recorded_is_refused():
+    attention = MultiHeadAttention(8, 2)
+    x = torch.randn(1, 3, 8)
+    with pytest.raises(RecordingError, match="nothing was recorded"), record(attention):
+        pass
+    with pytest.raises(ConfigError, match="Linear has no attention"), record(nn.Linear(2, 2)):
+        pass
+    with pytest.raises(ConfigError, match="there is no 'encoder'"), record(attention, layers=["encoder"]):
+        pass
+    with pytest.raises(ConfigError, match="heads 0 to 1"), record(attention, heads=[2]):
+        attention(x)
+    with pytest.raises(ConfigError, match="vectors 0 to 2"), record(attention, queries=[3]):
+        attention(x)
+    with pytest.raises(ConfigError, match="reduce is"), record(attention, reduce="sum"):
+        pass
+    with pytest.raises(ConfigError, match="is compiled"), record(torch.compile(attention, backend="eager")):
+        pass
+    with (
+        pytest.raises(RecordingError, match="gradients=True needs"),
+        torch.no_grad(),
+        record(attention, gradients=True),
+    ):
+        attention(x)
+    with record(attention) as recording:
+        attention(x)
+    with pytest.raises(RecordingError, match="has no gradient"):
+        _ = recording[""].gradient
+    with pytest.raises(RecordingError, match="was not recorded; what was"):
+        recording["other"]
+    with pytest.raises(RuntimeError, match="the body's own"), record(attention):
+        raise RuntimeError("the body's own error, not that nothing was recorded")
+    with record(attention) as recording:  # nothing is left behind
+        attention(x)
+    attention(x)
+    assert len(recording) == 1
+
+
+def test_silenced_heads_give_nothing():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2).eval()
+    x = torch.randn(2, 5, 8)
+    parts = attention.out_proj.weight.detach()
+    with silence(attention, {"": [0]}):
+        found = attention(x)
+        with record(attention) as recording:
+            assert torch.equal(attention(x), found)
+    q, k, v = attention.project(x, x, x)
+    heads = torch.softmax(q @ k.mT / 2, -1) @ v
+    torch.testing.assert_close(found, heads[:, 1] @ parts[:, 4:].T + attention.out_proj.bias)
+    torch.testing.assert_close(recording[""].weights, torch.softmax(q @ k.mT / 2, -1))
+    with pytest.raises(ConfigError, match="heads 0 to 1, not 2"), silence(attention, {"": [2]}):
+        pass
+    with pytest.raises(ConfigError, match="x has no attention"), silence(attention, {"x": [0]}):
+        pass
+
+
+def test_a_compiled_graph_is_the_same_with_the_recorder_around():
+    attention = MultiHeadAttention(8, 2).eval()
+    x = torch.randn(1, 4, 8)
+    compiled = torch.compile(lambda x: attention(x), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        expected = compiled(x)
+        with pytest.raises(RecordingError, match="nothing was recorded"), record(attention):
+            assert torch.equal(compiled(x), expected)
+
+
+def test_names_are_public():
+    assert vsattn.record is record and vsattn.silence is silence
