@@ -211,7 +211,7 @@ class _Recorder:
     ) -> None:
         self.recording, self.paths, self.nameless = recording, paths, nameless
         self.heads, self.queries, self.reduce, self.gradients = heads, queries, reduce, gradients
-        self.budget_mb, self.left = budget_mb, int(budget_mb * MEGABYTE)
+        self.budget_mb, self.left = budget_mb, budget_mb * MEGABYTE
 
     def see(self, call: Call, output: Tensor) -> Tensor:
         path = NAMELESS if call.module is None else self.paths.get(call.module)

@@ -34,7 +34,7 @@ class RowWeights:
         limit: bytes that may be used.
     """
 
-    def __init__(self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: int) -> None:
+    def __init__(self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: float) -> None:
         self.case, self.mix, self.heads, self.queries, self.reduce = exact(call.case), call.mix, heads, queries, reduce
         batch, num_heads, _, width = self.case.query.shape
         num_keys = self.case.key.shape[2]
@@ -43,7 +43,7 @@ class RowWeights:
         self.num_bytes = batch * kept * len(queries) * num_keys * size
         made = 2 * width if not self.case.score.is_dot or self.case.adds("to_key") else 0
         row = batch * num_keys * (num_heads * size * (4 + made) + BYTES_PER_PAIR)
-        self.chunk = max(1, min(len(queries), min(CHUNK_BYTES, limit // 4) // max(1, row)))
+        self.chunk = max(1, min(len(queries), int(min(CHUNK_BYTES, limit / 4)) // max(1, row)))
         self.overhead = self.chunk * row
 
     @torch.no_grad()
@@ -106,7 +106,7 @@ class RowWeights:
 class EdgeWeights:
     """The weights ``(E, H)`` along the edges of some heads and queries; arguments as in :class:`RowWeights`."""
 
-    def __init__(self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: int) -> None:
+    def __init__(self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: float) -> None:
         self.case, self.mix, self.heads, self.queries, self.reduce = exact(call.case), call.mix, heads, queries, reduce
         edges, num_heads = self.case.edges, self.case.query.shape[1]
         assert edges is not None

@@ -48,17 +48,6 @@ class DecoderBlock(ResidualBlock):
 
         return self._layer(target, self._to_itself(target), to_memory)
 
-    def attention(self, target: VectorSet, memory: VectorSet) -> tuple[VectorSet, Tensor]:
-        """Return what :meth:`forward` does, and the weights of attention to the memory, ``(B, H, N, M)``."""
-        weights = target.x.new_zeros(0)
-
-        def to_memory(x: Tensor) -> Tensor:
-            nonlocal weights
-            output, weights = self.cross_attention(target.replace(x=x), memory, return_weights=True)
-            return output.x
-
-        return self._layer(target, self._to_itself(target), to_memory), weights
-
     def advance(self, step: VectorSet, earlier: KeyValue, memory: KeyValue) -> tuple[VectorSet, KeyValue]:
         """Map the next vectors ``(B, n, D)``, and return the keys and values up to them."""
         grown, causal = earlier, Causal() if step.num_vectors > 1 else Full()  # all that is earlier may be seen by one

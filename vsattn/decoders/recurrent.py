@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node
 
-from vsattn.attention import KeyValue, attention_weights
+from vsattn.attention import KeyValue
 from vsattn.attention.functional import make_case, run_case
 from vsattn.attention.observing import Observable
 from vsattn.decoders.base import Decoder
@@ -101,14 +101,6 @@ class RecurrentDecoder(Decoder, Observable):
         first, second = self.output(torch.cat([hidden, contexts, step.x], -1)).chunk(2, -1)
         output = step.replace(x=self.dropout(torch.maximum(first, second)))
         return output, RecurrentState(last, state.memory)
-
-    def attention(self, target: VectorSet, memory: VectorSet) -> Tensor:
-        """Return the weights by which each vector of the target looks at the memory, ``(B, 1, 1, N, M)``."""
-        state = self.start(memory)
-        before, _, _ = self._read(target.replace(x=self.dropout(target.x)), state)
-        query = self.query_proj(before)[:, None]
-        weights = attention_weights(query, state.memory.key, target, state.memory.key_set, score=self.score)
-        return weights[:, None]
 
     def _read(self, step: VectorSet, state: RecurrentState) -> tuple[Tensor, Tensor, Tensor]:
         """Return the hidden vectors before each step, what each step read off the memory, and those after it."""

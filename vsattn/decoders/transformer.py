@@ -150,14 +150,6 @@ class TransformerDecoder(Decoder):
             earlier.append(grown)
         return self._normed(step), DecoderState(tuple(earlier), state.memory)
 
-    def attention(self, target: VectorSet, memory: VectorSet) -> Tensor:
-        """Return the weights by which each vector of the target looks at the memory, ``(B, L, H, N, M)``."""
-        target, weights = target.replace(x=self.dropout(target.x)), []
-        for block in self._layers():
-            target, of_layer = block.attention(target, memory)
-            weights.append(of_layer)
-        return torch.stack(weights, 1)
-
     def _layers(self) -> Iterable[DecoderBlock]:
         return cast("Iterable[DecoderBlock]", self.blocks)
 
