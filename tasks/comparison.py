@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .plots import TRAIN, VAL, save_figure, shorten
+from vsattn.viewing.fonts import shorten
+
+from .plots import TRAIN, VAL, save_figure
 from .report import aligned, environment
 
 #: What is reported of each run beside its metrics.

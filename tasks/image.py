@@ -13,11 +13,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vsattn.errors import ConfigError
 from vsattn.tokenizers.base import Tokenizer
+from vsattn.viewing.fonts import shorten
 
 from .classification import ClassificationTask, Collate, joined
 from .data.base import Data
 from .data.images import EXTENSIONS
-from .plots import confusion, save_figure, shorten, shown
+from .plots import confusion, save_figure, shown
 from .report import linear_floor
 
 #: Pictures in the drawn grid, and how many of them may be wrong ones.

@@ -15,13 +15,15 @@ from torchmetrics import Metric
 from vsattn.answers import Record
 from vsattn.build import parameters_of, resolve
 from vsattn.crf import CrfHead
+from vsattn.errors import ConfigError, DataError
 from vsattn.predictor import Predictor
 
 from .answering import labelled
 from .classification import IGNORED, ClassificationTask
-from .data.base import Data
+from .data.base import Data, Split
 from .data.columns import entity_scores
 from .data.python_source import MAX_LENGTH
+from .data.tagged import TaggedWords
 from .inputs import Question
 from .plots import confusion
 from .report import bootstrap, classification
@@ -63,25 +65,39 @@ class LabelingTask(ClassificationTask):
         """Count right words."""
         metrics["accuracy"].update(self.predicted(output, batch), batch["target"])
 
+    def check(self, data: Data, split: str) -> None:
+        """Raise ConfigError for a conditional random field where words have no label: it needs whole sequences."""
+        pairs: Split = getattr(data, split)
+        if isinstance(getattr(self.model, "head", None), CrfHead):
+            for index in range(len(pairs)):
+                if IGNORED in pairs[index][1]:
+                    raise ConfigError(f"head=crf labels whole sentences, and {data.name} has words without a label")
+
     def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Keep predictions and targets of the words, in order ``(n,)``, and the sum of their losses."""
-        words = batch["target"] != IGNORED
+        """Keep predictions and targets of all words, in order ``(n,)``, and the sum of the losses of the labelled."""
+        words = batch["mask"]
         predictions, targets = self.predicted(output, batch)[words], batch["target"][words]
-        return predictions.cpu().numpy(), targets.cpu().numpy(), float(self.loss(output, batch)) * len(targets)
+        return predictions.cpu().numpy(), targets.cpu().numpy(), float(self.loss(output, batch)) * self.count(batch)
 
     def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Return loss, accuracy and the scores of each label; accuracy over kinds of words; scores of entities.
 
         ``test/accuracy_known`` is over words that training has, ``_unknown`` over the others, and ``_ambiguous`` over
         words that training has with several labels, which context must tell apart; each with its interval, and
-        ``test/words_known`` and so on say how many there are.
+        ``test/words_known`` and so on say how many there are. ``test/by_<rule>`` is the accuracy of each rule that the
+        data have for a baseline.
+
+        Raises:
+            DataError: when nothing is labelled.
         """
-        predictions, targets, losses = _joined(remembered)
-        scores = {"test/loss": losses / len(targets)}
-        scores |= classification(targets, predictions, self.classes, seed=seed)
-        sentences, labels = tested(data, len(targets)), label_counts(data)
-        kinds = np.array([len(labels.get(word, ())) for word in chain.from_iterable(sentences)])
-        right = predictions == targets
+        every, targets, losses = _joined(remembered)
+        sentences, labels, judged = tested(data, len(targets)), label_counts(data), targets != IGNORED
+        if not judged.any():
+            raise DataError("the test split has no labels to judge by")
+        scores = {"test/loss": losses / int(judged.sum())}
+        scores |= classification(targets[judged], every[judged], self.classes, seed=seed)
+        kinds = np.array([len(labels.get(word, ())) for word in chain.from_iterable(sentences)])[judged]
+        right = (every == targets)[judged]
         for name, chosen in (("known", kinds > 0), ("unknown", kinds == 0), ("ambiguous", kinds > 1)):
             scores[f"test/words_{name}"] = int(chosen.sum())
             if chosen.any():
@@ -89,30 +105,41 @@ class LabelingTask(ClassificationTask):
                 scores |= {f"test/accuracy_{name}": float(right[chosen].mean())}
                 scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
         if getattr(data, "entities", False):
-            scores |= entity_scores(*(self._named(part, sentences) for part in (targets, predictions)))
-        return scores
+            scores |= entity_scores(*(self._named(part, sentences) for part in (targets, every)))
+        ruled = self._ruled(data, targets[judged])
+        return scores | {f"test/by_{name.replace(' ', '_')}": float(found.mean()) for name, found in ruled.items()}
 
     def floor(self, data: Data) -> np.ndarray | None:
-        """Judge the most frequent label of each word of training, and the most frequent of all for other words."""
+        """Judge the most frequent label of each word of training, and the most frequent of all for other words.
+
+        Data that have rules of their own are judged by the first of these.
+        """
+        targets = _joined(self.remembered)[1]
+        judged = targets != IGNORED
+        for name, found in self._ruled(data, targets[judged]).items():
+            self.floor_name = name
+            return found
         labels = label_counts(data)
         every = sum(labels.values(), Counter[int]()).most_common(1)[0][0]
         best = {word: counts.most_common(1)[0][0] for word, counts in labels.items()}
-        count = len(_joined(self.remembered)[1])
-        truth = chain.from_iterable(data.test[i][1] for i in range(len(data.test)))
-        guess = (best.get(word, every) for word in chain.from_iterable(tested(data, count)))
-        return np.fromiter((a == b for a, b in zip(guess, truth)), bool, count)
+        guess = [best.get(word, every) for word in chain.from_iterable(tested(data, len(targets)))]
+        return (np.array(guess) == targets)[judged]
 
     def draw(self, folder: Path, data: Data) -> list[Path]:
-        """Draw the confusion matrix and some test sentences, and print a word that is labelled in two ways."""
+        """Draw the labels that were confused and some test sentences, and print a word that is labelled in two ways."""
         predictions, targets, _ = _joined(self.remembered)
-        files = [confusion(targets, predictions, self.classes, folder / "confusion.png")]
+        judged = targets != IGNORED
+        there, pairs = np.unique(np.stack([targets, predictions])[:, judged], return_inverse=True)
+        true, guessed = pairs.reshape(2, -1)
+        files = [confusion(true, guessed, [self.classes[i] for i in there], folder / "confusion.png")]
+        predictions = np.where(judged, predictions, IGNORED)
         sentences = tested(data, len(targets))
         guess, truth = (self._named(part, sentences) for part in (predictions, targets))
         rows: list[Row] = list(zip(sentences, guess, truth, strict=True))
         pair = two_ways(rows)
         if pair is not None:
             print(f"\none spelling, two labels: {pair.describe()}", flush=True)
-        right = predictions == targets
+        right = (predictions == targets)[judged]
         title = f"{right.sum()} of {len(right)} words right ({100 * right.mean():.2f}%)"
         files.append(draw_sentences(choose(rows, pair), title, folder, marked=pair.word if pair else None))
         return files
@@ -146,9 +173,15 @@ class LabelingTask(ClassificationTask):
         return place.sentence.filled(place.column, [word.label for word in answer])
 
     def _named(self, flat: np.ndarray, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Cut classes ``(n,)`` into sentences, and name them."""
+        """Cut classes ``(n,)`` into sentences, and name them; "" where there is none."""
         ends = np.cumsum([len(words) for words in sentences])[:-1]
-        return [[self.classes[i] for i in part] for part in np.split(flat, ends)]
+        return [["" if i == IGNORED else self.classes[i] for i in part] for part in np.split(flat, ends)]
+
+    def _ruled(self, data: Data, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Return which labelled words, with targets ``(n,)``, each rule of the data gets right, bool ``(n,)``."""
+        rules = data.guesses() if isinstance(data, TaggedWords) else {}
+        names = np.array(self.classes)[targets]
+        return {name: np.array(guess[: len(names)]) == names for name, guess in rules.items()}
 
 
 def _joined(remembered: list[Any]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -173,5 +206,6 @@ def label_counts(data: Data) -> dict[str, Counter[int]]:
     counts: dict[str, Counter[int]] = {}
     for index in range(len(data.train)):
         for word, target in zip(*data.train[index], strict=True):
-            counts.setdefault(word, Counter())[target] += 1
+            if target != IGNORED:
+                counts.setdefault(word, Counter())[target] += 1
     return counts

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from vsattn.tokenizers.graph import Graph, coalesce
+from vsattn.viewing.fonts import shorten
 
 from .classification import IGNORED
 from .data.sampling import NeighborSampler
-from .plots import save_figure, shorten
+from .plots import save_figure
 
 #: Nodes and edges of a drawing at most; of a larger graph a part around some judged nodes is drawn.
 DRAWN_NODES, DRAWN_EDGES = 400, 4000

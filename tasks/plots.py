@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vsattn.viewing import fonts
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -19,10 +21,8 @@ WRITTEN_CLASSES, NAMED_CLASSES = 30, 100
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 120) -> Path:
-    """Write a figure as PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
-    return path
+    """Write a figure as PNG, with fonts for all its characters, and return its path."""
+    return fonts.save(figure, path, dpi=dpi)
 
 
 def curves(rows: Sequence[dict[str, Any]], path: Path, *, best_epoch: int | None = None) -> Path | None:
@@ -70,7 +70,7 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
     np.add.at(matrix, (targets, predictions), 1)
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     cell = 0.55 if count <= WRITTEN_CLASSES else 0.16 * min(1.0, NAMED_CLASSES / count)
-    margin = 1.3 + 0.075 * min(max(map(len, classes)), 24)
+    margin = 1.3 + 0.075 * min(max(map(fonts.columns, classes)), 24)
     side = max(2.2, cell * count)
     figure = Figure(figsize=(side + margin + 1.0, side + margin), layout="constrained")
     axis = figure.subplots()
@@ -92,8 +92,8 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
 def _label_classes(axis: Axes, classes: Sequence[str]) -> None:
     count = len(classes)
     size = 10 if count <= WRITTEN_CLASSES else 7
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
-    slanted = max(len(name) for name in names) > 3
+    names = [fonts.shorten(name, 24) for name in classes]
+    slanted = max(map(fonts.columns, names)) > 3
     named = range(0, count, -(-count // NAMED_CLASSES))
     axis.set_xticks(named, [names[i] for i in named], fontsize=size, rotation=90 if slanted else 0)
     axis.set_yticks(named, [names[i] for i in named], fontsize=size)
@@ -124,8 +124,3 @@ def spread(indices: list[int], limit: int) -> list[int]:
     if len(indices) <= limit:
         return indices
     return [indices[i * len(indices) // limit] for i in range(limit)]
-
-
-def shorten(name: str, length: int = 14) -> str:
-    """Cut a long class name."""
-    return name if len(name) <= length else name[: length - 1] + "…"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vsattn.ctc import Word
+from vsattn.viewing.fonts import shorten
 
-from .plots import save_figure, shorten
+from .plots import save_figure
 from .speech_plots import RANGE, RIGHT, WRONG, spectrogram
 
 if TYPE_CHECKING:

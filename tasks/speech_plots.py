@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plots import save_figure, shorten
+from vsattn.viewing.fonts import shorten
+
+from .plots import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +99,7 @@ def timelines(rows: list[tuple[Any, ...]], classes: Sequence[str], title: str, p
         below.set_yticks([0.45, 1.45], ["predicted", "true"], fontsize=8)
         below.spines[["top", "right"]].set_visible(False)
     below.set_xlabel("time (s)")
-    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, classes, strict=True)]
+    handles = [Patch(color=colour, label=shorten(name, 30)) for colour, name in zip(colours, classes, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(classes), 11), fontsize=8, frameon=False)
     return save_figure(figure, path)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from vsattn.viewing.fonts import columns, visible
+
 from .plots import save_figure
 
 if TYPE_CHECKING:
@@ -30,14 +32,14 @@ class Panel(NamedTuple):
     @property
     def margins(self) -> tuple[float, float]:
         """Inches that the words need on the left and above."""
-        left, top = (max(map(len, words), default=0) * CHARACTER + 0.15 for words in (self.target, self.source))
+        left, top = (max(map(columns, words), default=0) * CHARACTER + 0.15 for words in (self.target, self.source))
         return left, top + (0.35 if self.caption else 0.1)
 
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in inches, words and caption included."""
         left, top = self.margins
-        width = max(left + CELL * len(self.source), len(self.caption) * CHARACTER)
+        width = max(left + CELL * len(self.source), columns(self.caption) * CHARACTER)
         return width, top + CELL * len(self.target)
 
 
@@ -79,26 +81,18 @@ def _laid(sizes: Sequence[tuple[float, float]]) -> tuple[list[tuple[float, float
 def _draw(figure: Figure, panel: Panel, x: float, y: float) -> None:
     """Draw a panel whose upper left corner is at ``(x, y)`` inches."""
     width, height = figure.get_size_inches()
-    (left, top), (rows, columns) = panel.margins, (len(panel.target), len(panel.source))
-    bottom = y + top + CELL * rows
-    box = ((x + left) / width, 1 - bottom / height, CELL * columns / width, CELL * rows / height)
+    (left, top), (down, across) = panel.margins, (len(panel.target), len(panel.source))
+    bottom = y + top + CELL * down
+    box = ((x + left) / width, 1 - bottom / height, CELL * across / width, CELL * down / height)
     axis = figure.add_axes(box)
     axis.imshow(panel.weights, cmap="Blues", vmin=0, vmax=max(1e-9, np.max(panel.weights)), aspect="auto")
     axis.xaxis.tick_top()
     words: dict[str, Any] = {"fontsize": FONT_SIZE, "parse_math": False}  # "$5" is no formula
-    axis.set_xticks(range(columns), _drawable(panel.source), rotation=90, **words)
-    axis.set_yticks(range(rows), _drawable(panel.target), **words)
-    axis.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axis.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axis.set_xticks(range(across), map(visible, panel.source), rotation=90, **words)
+    axis.set_yticks(range(down), map(visible, panel.target), **words)
+    axis.set_xticks(np.arange(across + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(down + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="#e8e8e8", linewidth=0.5)
     axis.tick_params(which="both", length=0)
     if panel.caption:
-        figure.text(x / width, 1 - y / height, _drawable([panel.caption])[0], va="top", **words)
-
-
-def _drawable(words: Sequence[str]) -> list[str]:
-    """Replace the characters that the font lacks."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    return ["".join(c if ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in word) for word in words]
+        figure.text(x / width, 1 - y / height, visible(panel.caption), va="top", **words)

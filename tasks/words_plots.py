@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .plots import save_figure, shorten, shown
+from vsattn.viewing.fonts import columns, shorten
+
+from .plots import save_figure, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Words, predicted labels and true labels of one sentence.
+#: Words, predicted labels and true labels of one sentence; both labels are "" for a word that has none.
 Row = tuple[Sequence[str], Sequence[str], Sequence[str]]
 
 #: Sentences in a picture, how many of them may hold mistakes, and how many words they may have.
@@ -23,6 +25,9 @@ LINE, LINES, LONGEST, STEP, GAP = 110, 36, 24, 0.5, 0.16
 LEGEND_COLUMNS = 8
 
 RIGHT, WRONG = "#555555", "#c62828"
+
+#: Behind a word without a label.
+WHITE = (1.0, 1.0, 1.0)
 
 
 class TwoWays(NamedTuple):
@@ -48,7 +53,7 @@ def two_ways(rows: Sequence[Row]) -> TwoWays | None:
     for index, (words, predicted, true) in enumerate(rows):
         if len(words) in SHOWN_WORDS:
             for i, (word, guess, label) in enumerate(zip(words, predicted, true, strict=True)):
-                if guess == label and word.isalpha():
+                if guess == label != "" and word.isalpha():
                     places.setdefault(word, {}).setdefault(label, []).append((index, i))
     best: tuple[tuple[bool, int], TwoWays] | None = None
     for word, found in places.items():
@@ -94,8 +99,8 @@ def draw_sentences(rows: Sequence[Row], title: str, folder: Path, *, marked: str
 
     laid = [(line, i == 0) for row in rows for i, line in enumerate(_lines(row))][:LINES]
     shown = [placed for line, _ in laid for placed in line]
-    labels = sorted({guess for *_, guess, _ in shown})
-    colours = {label: colour(i, len(labels)) for i, label in enumerate(labels)}
+    labels = sorted({guess for *_, guess, _ in shown if guess})
+    colours = {"": WHITE} | {label: colour(i, len(labels)) for i, label in enumerate(labels)}
     height = sum(STEP + starts * GAP for _, starts in laid)
     top, bottom = 0.5, 0.4 + 0.22 * -(-len(labels) // LEGEND_COLUMNS)
     whole = top + height + bottom
@@ -140,21 +145,12 @@ def _lines(row: Row) -> list[list[tuple[int, int, str, str, str]]]:
     lines: list[list[tuple[int, int, str, str, str]]] = [[]]
     x = 0
     for word, guess, true in zip(*row, strict=True):
-        word = _shown(word)
+        word = shorten(word, LONGEST)
         under = guess if guess == true else f"{guess}, true: {true}"
-        width = max(len(word) + 2, int(0.75 * len(under)) + 2, 4)
+        width = max(columns(word) + 2, int(0.75 * len(under)) + 2, 4)
         if x + width > LINE and lines[-1]:
             lines.append([])
             x = 3
         lines[-1].append((x, width, word, guess, true))
         x += width
     return lines
-
-
-def _shown(word: str) -> str:
-    """Return a word in characters that the font has, not too long."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont("DejaVu Sans Mono")).get_charmap()
-    word = "".join(c if ord(c) in known and c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in word)
-    return shorten(word, LONGEST)

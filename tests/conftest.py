@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.browser import chromium, open_page  # noqa: F401  (fixtures)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("vsattn", deadline=None, print_blob=True)

@@ -27,8 +27,8 @@ from vsattn.tokenizers.base import Tokenizer
 
 PARTS = ("tokenizer", "positions", "structure", "score", "relation", "rotary", "norm", "encoder", "head")
 #: Encoders that have attention.
-ATTENDING = ("induced", "latent", "transformer", "transformer_small")
-TRANSFORMERS = ("transformer", "transformer_small")
+ATTENDING = ("induced", "latent", "transformer", "transformer_small", "transformer_wide")
+TRANSFORMERS = ("transformer", "transformer_small", "transformer_wide")
 #: Parts of attention that only these take up.
 OF_THE_TRANSFORMER = ("structure", "relation", "rotary")
 DEFAULT = {
@@ -105,7 +105,18 @@ MODALITIES = {
         sentences,
         {
             "tokenizer": ["words", "words_large", "words_only"],
-            "encoder": ["transformer", "birnn", "cnn", "identity", "induced", "latent", "mlp", "rnn", "window_mlp"],
+            "encoder": [
+                "transformer",
+                "transformer_wide",
+                "birnn",
+                "cnn",
+                "identity",
+                "induced",
+                "latent",
+                "mlp",
+                "rnn",
+                "window_mlp",
+            ],
             "head": ["vector", *PER_SET],
         },
         SEQUENCES,

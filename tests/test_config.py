@@ -23,7 +23,7 @@ NAMED = {
 #: What options need beside themselves: their task, and what only the user knows.
 NEEDS = {
     "image_folder": "data.root=pictures",
-    "python_source ud_ewt bert_base word_pieces": "task=labeling",
+    "python_source pronouns ud_ewt bert_base word_pieces": "task=labeling",
     "conllu columns": "task=labeling data.train=a data.val=b data.test=c",
     "fsdd fsdd_speaker speech_commands vowels vowel_sequences wav2vec2_base waves": "task=speech",
     "audio_folder": "task=speech data.root=clips",

@@ -66,7 +66,7 @@ def expected_files(root: Path) -> set[str]:
         f"{place}/{path.relative_to(root / folder).as_posix()}"
         for folder, place in PLACES.items()
         for path in (root / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".typed") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".yaml", ".typed", ".css", ".html", ".js") and "__pycache__" not in path.parts
     }
 
 

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
+from lettering import few_fonts
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
@@ -13,6 +15,9 @@ from PIL import Image
 from vsattn.tasks import translation_plots
 from vsattn.tasks.plots import save_figure
 from vsattn.tasks.translation_plots import CELL, WIDTH, Panel, alignments
+from vsattn.viewing.fonts import MissingGlyphs
+
+__all__ = ["few_fonts"]
 
 DPI = 120
 
@@ -63,9 +68,19 @@ def test_panels_with_their_words_do_not_overlap(monkeypatch, tmp_path) -> None:
         assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for b in whole[:i])
 
 
+@pytest.mark.usefixtures("few_fonts")
 def test_words_that_are_no_formula_and_signs_that_the_font_lacks(tmp_path) -> None:
-    words = ["$5$", r"$\frac", "Straße", "\N{CJK UNIFIED IDEOGRAPH-4E2D}", "▁ü", "<eos>"]
+    words = ["$5$", r"$\frac", "Straße", "two\nlines", "▁ü", "<eos>"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         alignments([Panel(words, words, np.eye(6), "$1 and $2")], tmp_path / "a.png")
         alignments([Panel(["<eos>"], ["<eos>"], np.zeros((1, 1)))], tmp_path / "b.png")
+    with pytest.warns(MissingGlyphs, match="U\\+4E2D") as told:
+        alignments([Panel(["\N{CJK UNIFIED IDEOGRAPH-4E2D}"] * 2, ["a"], np.ones((1, 2)))], tmp_path / "c.png")
+    assert len(told) == 1
+
+
+def test_chinese_words_have_room(monkeypatch, tmp_path) -> None:
+    """Their signs are as wide as high, 9 points each."""
+    words = ["\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 10]
+    assert Panel(words, words, np.ones((1, 1))).margins[0] > 10 * 9 / 72

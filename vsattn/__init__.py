@@ -46,11 +46,13 @@ _HOMES = {
         "VectorHead",
     ),
     "vsattn.layers.conv_as_attention": ("conv_as_attention",),
+    "vsattn.measures": ("faithfulness", "head_measures", "relevance", "rollout"),
     "vsattn.model": ("Model", "build_model"),
     "vsattn.recording": ("Record", "Recording", "record"),
     "vsattn.silencing": ("silence",),
     "vsattn.structure": ("Causal", "Dense", "Edges", "Full", "Segments", "Structure", "Window"),
     "vsattn.vectorset": ("VectorSet",),
+    "vsattn.viewing.view": ("View", "view"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

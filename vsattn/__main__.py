@@ -20,6 +20,8 @@ COMMANDS = {
     "evaluate": "judge a trained model on any split, or on other data of the same kind",
     "predict": "answer for files with a trained model",
     "translate": "translate text, a line at a time",
+    "explain": "show what a trained model's attention looks at, in one page",
+    "measure": "measure what attention says, and how far to believe it",
     "compare": "train a task's models under one budget, for one table and one picture",
     "sweep": "summarise the runs of a sweep",
     "lr_find": "search for a learning rate",

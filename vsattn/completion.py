@@ -73,7 +73,12 @@ SHELLS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 #: Commands that take the words of a config; the others take what their help shows.
 COMPOSING = ("run", "compare", "lr_find")
 #: Settings with few values.
-VALUES = {"split": ("test", "val", "train"), "device": ("cpu", "cuda"), "classes": ("all",)}
+VALUES = {
+    "split": ("test", "val", "train"),
+    "device": ("cpu", "cuda"),
+    "classes": ("all",),
+    "what": ("heads", "ablation", "faithfulness", "alignment", "pointing"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

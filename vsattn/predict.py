@@ -112,7 +112,7 @@ def _predict(given: dict[str, str]) -> int:
     from vsattn.checkpoint import load
 
     predictor = load(given["ckpt"])
-    task = _task_of(predictor, given["ckpt"])
+    task = task_of(predictor, given["ckpt"])
     form = _form(task, given)
     asked = _asked(move(predictor, given.get("device", "cpu")), task.questions(predictor, inputs), options)
     with opened(given.get("output")) as out:
@@ -182,7 +182,12 @@ def _answer(asked: Iterable[tuple[Question, Any]], answers: _Answers, *, live: b
     return int(failed > 0)
 
 
-def _task_of(predictor: Predictor, ckpt: str) -> type[Answering]:
+def task_of(predictor: Predictor, ckpt: str) -> type[Answering]:
+    """Return the task that trained a model.
+
+    Raises:
+        DataError: when the checkpoint does not say which.
+    """
     from vsattn.build import resolve
     from vsattn.tasks.base import Task
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from vsattn.errors import DataError
 
+from ..classification import IGNORED
 from .base import Data, Items
 
-#: A sentence and the labels of its words.
-Tagged = tuple[Sequence[str], Sequence[str]]
+#: A sentence and the labels of its words; None for a word that has none, which is neither taught nor judged.
+Tagged = tuple[Sequence[str], Sequence[str | None]]
 
 
 class TaggedWords(Data):
@@ -33,16 +34,23 @@ class TaggedWords(Data):
         Raises:
             DataError: for fewer than two labels in training.
         """
-        known = {label for _, labels in sentences["train"] for label in labels}
+        known = {label for _, labels in sentences["train"] for label in labels if label is not None}
         if len(known) < 2:
             raise DataError(f"{self.name}: training needs at least two different labels; all are {sorted(known)}")
         others = (label for split in ("val", "test") for _, labels in sentences[split] for label in labels)
-        self.unseen = Counter(label for label in others if label not in known)
+        self.unseen = Counter(label for label in others if label is not None and label not in known)
         self.classes = [*sorted(known), *sorted(self.unseen)]
-        index = {label: i for i, label in enumerate(self.classes)}
+        index: dict[str | None, int] = {None: IGNORED} | {label: i for i, label in enumerate(self.classes)}
         for split, pairs in sentences.items():
             targets = [(list(words), [index[label] for label in labels]) for words, labels in pairs if words]
             setattr(self, split, targets)
+
+    def guesses(self) -> dict[str, list[str]]:
+        """Return what rules made for these data say of the labelled words of the test split, by the rules' names.
+
+        The first is what a model must beat; without any, that is the most frequent label of each word.
+        """
+        return {}
 
     def fit_items(self, limit: int) -> Items:
         """Return all training sentences whatever the limit: a vocabulary needs them, and they are in memory."""
