@@ -52,7 +52,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
     }
     more = {
-        "translation": ["data.phrases=[300,20,20]", "batch_vectors=1000"],
+        "translation": [
+            "data.phrases=[300,20,20]",
+            "batch_vectors=1000",
+            "tokenizer.max_length=60",
+            "task.beam_width=1",
+        ],
         "recognition": ["data.strings=[30,8,8]", "data.speakers=[4,2,2]", "data.takes=1", "batch_vectors=2000"],
     }
     for task, changes in more.items():

@@ -38,7 +38,7 @@ SAID_OF = {
 
 @pytest.fixture(scope="module")
 def data() -> Pronouns:
-    found = Pronouns(pairs=(1200, 240, 480), plain=600)
+    found = Pronouns(pairs=(1200, 240, 480), plain=600, alone=600)
     found.setup(0)
     return found
 
@@ -54,7 +54,7 @@ def meant(data: Pronouns, split: str, index: int) -> str:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_noun_belongs_to_one_split(seed: int) -> None:
-    data = Pronouns(pairs=(10, 10, 10), plain=100)
+    data = Pronouns(pairs=(10, 10, 10), plain=100, alone=164)
     data.setup(seed)
     for kind, nouns in BY_KIND.items():
         parts = [data.nouns[split][kind] for split in ("train", "val", "test")]
@@ -128,7 +128,7 @@ def test_the_noun_meant_is_the_one_that_can_be_so(data: Pronouns) -> None:
 
 
 def test_the_seed_decides(data: Pronouns) -> None:
-    again, other = (Pronouns(pairs=(1200, 240, 480), plain=600) for _ in range(2))
+    again, other = (Pronouns(pairs=(1200, 240, 480), plain=600, alone=600) for _ in range(2))
     again.setup(0)
     other.setup(1)
     assert (again.train, again.val, again.test) == (data.train, data.val, data.test)
@@ -270,7 +270,7 @@ def test_pointing_agrees_with_the_weights_that_layers_return(num_prefix: int) ->
 
 def test_the_experiment_trains_and_the_command_measures_where_its_heads_point(tmp_path: Path, capsys) -> None:
     words = ["experiment=pronouns", "debug=fast", "num_threads=1", "logger=none", "dim=16", "data.pairs=[60,24,48]"]
-    words.append("trainer.limit_test_batches=1.0")
+    words += ["data.plain=100", "data.alone=200", "trainer.limit_test_batches=1.0"]
     config, faults = plain_config(words)
     assert faults == []
     result = run(config, tmp_path / "run")

@@ -386,6 +386,18 @@ def test_only_recorded_queries_can_be_asked(drawn, tmp_path) -> None:
         draw(given, tmp_path / "b.png", query=3)
 
 
+def test_maps_without_measures(drawn) -> None:
+    given = document(kind="text", n=6)
+    for found in maps(given).values():
+        found["measures"] = None
+    for name in (None, "rollout-2", "relevance-2"):
+        figure = drawn(given, map=name)
+        found = maps(given)[name or "encoder-1"]
+        (large,) = matrices(figure, 6, 6)
+        np.testing.assert_array_equal(large.images[0].get_array(), given.matrix(found, 0))
+        assert name is None or said(figure).count(found["mode"]) == 1
+
+
 def test_lines_of_words() -> None:
     def lines(text: str, width: float) -> list[str]:
         return wrapped(text, width, fonts.columns)

@@ -324,6 +324,8 @@ def test_a_graph_shows_its_edges_and_a_large_one_what_is_around_a_node() -> None
     for _ in range(2):
         expected |= {k for k, q in whole["edge_index"].T.tolist() if q in expected}
     assert found["labels"] == [str(node) for node in sorted(expected)] and "700 nodes" in document.data["remarks"][0]
+    said = predictor.predict([large])[0][5]
+    assert document.data["inputs"][0]["answer"].startswith(f"5: {said.label} {said.probability:.2f} (all: ")
     with torch.inference_mode(), record(predictor.model) as recording:
         predictor.model(whole)
     place = found["labels"].index("5")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vsattn.predictor import Predictor
     from vsattn.tasks.answering import Answering
     from vsattn.tasks.inputs import Question
-    from vsattn.viewing.collect import Item
+    from vsattn.viewing.looked import Item
     from vsattn.viewing.view import View
 
 USAGE = """\
@@ -74,14 +74,15 @@ def _explain(given: dict[str, str]) -> None:
     output = output_of(given.get("output"), given.get("format"))
     if "text" in given and "input" in given:
         raise ConfigError("text: is given beside input; one of them says what is looked at")
-    chosen = {name: numbers(name, given[name]) for name in ("heads", "queries") if name in given}
+    chosen: dict[str, Any] = {name: numbers(name, given[name]) for name in ("heads", "queries") if name in given}
     chosen |= {"layers": layers(given["layers"])} if "layers" in given else {}
     if (relevance := given.get("relevance", "yes")) not in ("yes", "no"):
         raise ConfigError(f"relevance={relevance}: is yes or no")
     hops, number = count("hops", given.get("hops", "2"), 0), count("item", given.get("item", "1"), 1)
     budget = megabytes(given["budget_mb"]) if "budget_mb" in given else None
     from vsattn.checkpoint import load
-    from vsattn.viewing.collect import Choice, require_attention
+    from vsattn.viewing.collect import require_attention
+    from vsattn.viewing.looked import Choice
     from vsattn.viewing.view import BUDGET_MB, look
 
     predictor = move(load(given["ckpt"]), given.get("device", "cpu"))
@@ -228,7 +229,7 @@ def _names(question: Question) -> list[str] | None:
 
 
 def _item(question: Question) -> Item:
-    from vsattn.viewing.collect import Item
+    from vsattn.viewing.looked import Item
     from vsattn.viewing.view import caption_of
 
     text = isinstance(question.item, (str, list))

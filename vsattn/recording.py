@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class Record:
 
     Args:
         path: of the module, as ``model.named_modules()`` has it.
-        kind: ``"self"`` when queries and keys are the same set, else ``"cross"``.
+        kind: ``"self"`` when queries and keys are the same set, else ``"cross"``, as also for the steps of a decoder,
+            whose keys were kept from earlier steps.
         heads: the numbers of the heads that were recorded, in this order; of all that ``reduce`` put into one.
         queries: numbers ``(n,)`` of the recorded queries in their set.
         weights: on the CPU: ``(B, H, n, Nk)``, each row of which sums to 1 or is 0; along the edges of a graph
@@ -57,6 +59,8 @@ class Record:
     @property
     def gradient(self) -> Tensor:
         """The gradient of what was last differentiated with respect to the weights, of their shape.
+
+        It is of each head's weights; when heads were reduced it is the mean, maximum or minimum of their gradients.
 
         Raises:
             RecordingError: before ``backward``, or when it was not asked for.
@@ -166,11 +170,14 @@ def record(
     known = observables(model)
     if reduce not in (None, "mean", "max", "min"):
         raise ConfigError(f"reduce is 'mean', 'max', 'min' or None, not {reduce!r}")
+    heads = heads if heads is None else _numbers("heads", heads)
+    queries = queries if queries is None or isinstance(queries, slice) else _numbers("queries", queries)
     if not budget_mb > 0:
         raise ConfigError(f"budget_mb is above 0, not {budget_mb}")
     recording = Recording()
     paths = {known[path]: path for path in _chosen(list(known), layers)}
-    with watching(_Recorder(recording, paths, layers is None, heads, queries, reduce, budget_mb, gradients)):
+    recorder = _Recorder(recording, paths, layers is None, heads, queries, reduce, budget_mb, gradients)
+    with watching(recorder, first=True):  # what the heads gave, before any of them is silenced
         yield recording
     if not len(recording):
         raise RecordingError(
@@ -192,7 +199,20 @@ def _chosen(paths: list[str], layers: Sequence[int | str] | None) -> list[str]:
         if not named:
             raise ConfigError(f"layers: there is no {layer!r}; numbers 0 to {len(paths) - 1} are: {', '.join(paths)}")
         found.update(named)
+    if not found:
+        raise ConfigError(f"layers names none; None is all of {', '.join(paths)}")
     return [path for path in paths if path in found]
+
+
+def _numbers(name: str, given: Any) -> list[int]:
+    """Return what was given, a tensor or range too, as a list of int."""
+    try:
+        numbers = given.tolist() if hasattr(given, "tolist") else list(given)
+        if any(isinstance(number, bool) for number in numbers):
+            raise TypeError
+        return [operator.index(number) for number in numbers]
+    except TypeError:
+        raise ConfigError(f"{name} are whole numbers in a sequence, such as [0, 2], not {given!r}") from None
 
 
 class _Recorder:
@@ -203,8 +223,8 @@ class _Recorder:
         recording: Recording,
         paths: dict[nn.Module, str],
         nameless: bool,
-        heads: Sequence[int] | None,
-        queries: Sequence[int] | slice | None,
+        heads: list[int] | None,
+        queries: list[int] | slice | None,
         reduce: Reduce | None,
         budget_mb: float,
         gradients: bool,
@@ -220,7 +240,7 @@ class _Recorder:
         case = call.case
         heads, queries = self._heads(path, case), self._queries(path, case)
         kind = RowWeights if edges_refuses(case) else EdgeWeights
-        work = kind(call, heads, queries, self.reduce, limit=self.left)
+        work = kind(call, heads, queries, self.reduce, limit=self.left, gradients=self.gradients)
         needed = work.num_bytes * (2 if self.gradients else 1)
         if needed + work.overhead > self.left:
             raise RecordingError(
@@ -244,18 +264,22 @@ class _Recorder:
     def _follow(self, path: str, case: Case, output: Tensor, work: Any, gradient: list[Tensor]) -> None:
         """Have the gradient of the weights computed as soon as that of the heads' output is known."""
         if not output.requires_grad:
-            raise RecordingError(f"{path}: gradients=True needs a model that runs with gradients, not torch.no_grad()")
+            raise RecordingError(
+                f"{path}: gradients=True needs a model that runs with gradients, not torch.no_grad(), and a parameter "
+                "or an input that requires them; nothing that leads to these weights does"
+            )
         if case.dropout:
             raise RecordingError(f"{path}: with dropout the weights in use are others: call model.eval() first")
 
         def hook(grad: Tensor) -> None:
-            gradient[:] = [work.gradient(grad)]
+            gradient.clear()  # first, so that there are never two
+            gradient.append(work.gradient(grad))
 
         output.register_hook(hook)
 
     def _heads(self, path: str, case: Case) -> list[int]:
         count = case.query.shape[1]
-        heads = list(range(count)) if self.heads is None else list(self.heads)
+        heads = list(range(count)) if self.heads is None else self.heads
         if not heads or not all(0 <= head < count for head in heads) or len(set(heads)) < len(heads):
             raise ConfigError(f"heads: {path} has heads 0 to {count - 1}, each of which is named once; not {heads}")
         return heads
@@ -264,7 +288,7 @@ class _Recorder:
         every = torch.arange(case.query.shape[2])
         if self.queries is None:
             return every
-        chosen = every[self.queries].tolist() if isinstance(self.queries, slice) else list(self.queries)
+        chosen = list(range(len(every))[self.queries]) if isinstance(self.queries, slice) else self.queries
         if not chosen or not all(0 <= query < len(every) for query in chosen) or len(set(chosen)) < len(chosen):
             raise ConfigError(
                 f"queries: {path} has vectors 0 to {len(every) - 1}, each of which is named once; not {self.queries} "
@@ -275,4 +299,5 @@ class _Recorder:
 
 def _bare(vector_set: VectorSet) -> VectorSet:
     """Return a set without its vectors and its structure, on the CPU."""
-    return vector_set.replace(x=vector_set.x.detach()[..., :0], structure=Full()).to("cpu")
+    bare = vector_set.x.new_empty(*vector_set.x.shape[:2], 0)  # (a view would keep all vectors alive)
+    return vector_set.replace(x=bare, structure=Full()).to("cpu")

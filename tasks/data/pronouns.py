@@ -128,7 +128,7 @@ class Pronouns(TaggedWords):
         *,
         pairs: Sequence[int] = (4000, 500, 1000),
         plain: int = 4000,
-        alone: int = 4000,
+        alone: int = 12_000,
         held_out: float = 0.2,
         augment: Augment | None = None,
     ) -> None:
@@ -151,8 +151,8 @@ class Pronouns(TaggedWords):
         for pattern in patterns(self.plain, drawing):
             words = said(pattern, BY_KIND, drawing, reason="").words
             found["train"].append((words, [KIND.get(word) for word in words]))
-        for number in range(self.alone):
-            noun = list(KIND)[number % len(KIND)]
+        for index in range(self.alone):
+            noun = list(KIND)[index % len(KIND)]
             words = alone(noun, drawing)
             found["train"].append((words, [noun if word == PRONOUN else None for word in words]))
         for split, count in zip(SPLITS, self.pairs, strict=True):
@@ -210,7 +210,8 @@ def patterns(count: int, drawing: random.Random) -> list[Pattern]:
 def pair(pattern: Pattern, nouns: Mapping[str, Sequence[str]], drawing: random.Random) -> list[Tagged]:
     """Return two sentences that differ in the adjective, with what the pronoun means: the agent, then the patient."""
     drawn = said(pattern, nouns, drawing, reason=reason(drawing, ADJECTIVE))
-    frame, found = pattern[-1], []
+    frame = pattern[-1]
+    found: list[Tagged] = []
     for meant, adjectives in ((drawn.agent, frame.of_agent), (drawn.patient, frame.of_patient)):
         adjective = drawing.choice(adjectives.split())
         words = [adjective if word == ADJECTIVE else word for word in drawn.words]

@@ -52,13 +52,14 @@ def observed(call: Call, output: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def watching(observer: Observer) -> Iterator[None]:
-    """Let an observer see the calls that are made in this context and this thread."""
-    token = _OBSERVERS.set((*_OBSERVERS.get(), observer))
+def watching(observer: Observer, *, first: bool = False) -> Iterator[None]:
+    """Let an observer see the calls that are made in this context and this thread, before all others if ``first``."""
+    others = _OBSERVERS.get()
+    _OBSERVERS.set((observer, *others) if first else (*others, observer))
     try:
         yield
-    finally:
-        _OBSERVERS.reset(token)
+    finally:  # (a token would bring back who watched then, though generators may end in another order)
+        _OBSERVERS.set(tuple(other for other in _OBSERVERS.get() if other is not observer))
 
 
 def observables(model: nn.Module) -> dict[str, Any]:

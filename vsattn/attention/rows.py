@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vsattn.attention.case import Case
 from vsattn.attention.edges import edge_weights
@@ -15,6 +18,8 @@ from vsattn.attention.reference import logits, masked_weights, per_pair
 from vsattn.relations import EdgePair
 from vsattn.sparse import edge_dot
 from vsattn.structure import Full
+
+Part = TypeVar("Part", bound=nn.Module | None)
 
 #: Queries are taken together as long as what lies between needs less than this many bytes.
 CHUNK_BYTES = 32 * 2**20
@@ -32,27 +37,30 @@ class RowWeights:
         queries: numbers ``(n,)`` of queries.
         reduce: how heads become one, or None.
         limit: bytes that may be used.
+        gradients: whether :meth:`gradient` will be asked for.
     """
 
-    def __init__(self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: float) -> None:
-        self.case, self.mix, self.heads, self.queries, self.reduce = exact(call.case), call.mix, heads, queries, reduce
-        batch, num_heads, _, width = self.case.query.shape
-        num_keys = self.case.key.shape[2]
-        kept = 1 if reduce else len(heads)
-        size = self.case.query.element_size()
-        self.num_bytes = batch * kept * len(queries) * num_keys * size
-        made = 2 * width if not self.case.score.is_dot or self.case.adds("to_key") else 0
+    def __init__(
+        self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: float, gradients: bool
+    ) -> None:
+        self.case, self.mix, self.heads, self.queries, self.reduce = call.case, call.mix, heads, queries, reduce
+        batch, num_heads, num_queries, width = self.case.query.shape
+        num_keys, size = self.case.key.shape[2], exact_dtype(self.case).itemsize
+        self.shape = (batch, 1 if reduce else len(heads), len(queries), num_keys)
+        self.num_bytes = math.prod(self.shape) * size
+        made = 2 * width if not self.case.score.is_dot or self.case.adds("to_key") or self.case.adds("to_value") else 0
         row = batch * num_keys * (num_heads * size * (4 + made) + BYTES_PER_PAIR)
         self.chunk = max(1, min(len(queries), int(min(CHUNK_BYTES, limit / 4)) // max(1, row)))
-        self.overhead = self.chunk * row
+        hops = 6 * batch * num_heads * num_queries * num_keys * size if gradients and self.mix else 0
+        self.overhead = max(self.chunk * row, hops) + exact_bytes(self.case)
 
     @torch.no_grad()
     def weights(self) -> tuple[Tensor, None]:
         """Return the weights, and no edges."""
-        shape = (len(self.case.query), 1 if self.reduce else len(self.heads), len(self.queries), self.case.key.shape[2])
-        found = torch.empty(shape, dtype=self.case.query.dtype)
-        with torch.autocast(self.case.query.device.type, enabled=False):
-            for places, part, allowed in self._chunks():
+        case = exact(self.case)
+        found = torch.empty(self.shape, dtype=case.query.dtype)
+        with torch.autocast(case.query.device.type, enabled=False):
+            for places, part, allowed in self._chunks(case):
                 weights = masked_weights(logits(part), allowed, part.score.normalizer)[:, self.heads]
                 found[:, :, places] = reduced(weights, self.reduce, 1).cpu()
         return found, None
@@ -60,28 +68,28 @@ class RowWeights:
     @torch.no_grad()
     def gradient(self, grad: Tensor) -> Tensor:
         """Return the gradient of the weights for that of the output, ``(B, H, Nq, dv)``; 0 for pairs not allowed."""
-        if self.mix is not None:
-            return self._gradient_of_mix(grad)
-        parts = []
-        grad = grad.to(self.case.value.dtype)
-        for _, part, allowed in self._chunks():
-            rows = grad[:, :, part.rows]
-            found = rows @ part.value.transpose(-2, -1)
-            if part.relation is not None and part.adds("to_value"):
-                added = per_pair(part, part.relation.to_value(part.pair))
-                found = found + torch.einsum("bhqd,bqkhd->bhqk", rows, added)
-            found = found if allowed is None else found.masked_fill(~allowed, 0.0)
-            parts.append(reduced(found[:, self.heads], self.reduce, 1).cpu())
-        back = torch.cat([places for places, _, _ in self._places()]).argsort()
-        return torch.cat(parts, dim=2)[:, :, back]
+        case = exact(self.case)
+        with torch.autocast(case.query.device.type, enabled=False):
+            if self.mix is not None:
+                return self._gradient_of_mix(case, grad)
+            found = torch.empty(self.shape, dtype=case.query.dtype)
+            for places, part, allowed in self._chunks(case):
+                rows = grad[:, :, part.rows].to(part.value.dtype)
+                inner = rows @ part.value.transpose(-2, -1)
+                if part.relation is not None and part.adds("to_value"):
+                    added = per_pair(part, part.relation.to_value(part.pair))
+                    inner = inner + torch.einsum("bhqd,bqkhd->bhqk", rows, added)
+                inner = inner if allowed is None else inner.masked_fill(~allowed, 0.0)
+                found[:, :, places] = reduced(inner[:, self.heads], self.reduce, 1).cpu()
+        return found
 
-    def _gradient_of_mix(self, grad: Tensor) -> Tensor:
+    def _gradient_of_mix(self, case: Case, grad: Tensor) -> Tensor:
         assert self.mix is not None
+        allowed = case.allowed()
         with torch.enable_grad():
-            weights = masked_weights(logits(self.case), self.case.allowed(), self.case.score.normalizer)
-            weights = weights.detach().requires_grad_()
-            (found,) = torch.autograd.grad(self.mix(weights), weights, grad)
-        allowed = self.case.allowed()
+            weights = masked_weights(logits(case), allowed, case.score.normalizer).detach().requires_grad_()
+            mixed = self.mix(weights.to(self.case.value.dtype))
+            (found,) = torch.autograd.grad(mixed, weights, grad.to(mixed.dtype))
         found = found if allowed is None else found.masked_fill(~allowed, 0.0)
         return reduced(found[:, self.heads][:, :, self.queries.to(found.device)], self.reduce, 1).cpu()
 
@@ -95,30 +103,32 @@ class RowWeights:
                     start = int(self.queries[part[0]])
                     yield part, start, start + len(part)
 
-    def _chunks(self) -> Iterator[tuple[Tensor, Case, Tensor | None]]:
+    def _chunks(self, case: Case) -> Iterator[tuple[Tensor, Case, Tensor | None]]:
         """Yield places, the case of these queries alone, and which keys they may attend to."""
         for places, start, stop in self._places():
             rows = slice(start, stop)
-            part = dataclasses.replace(self.case, query=self.case.query[:, :, rows], rows=rows)
+            part = dataclasses.replace(case, query=case.query[:, :, rows], rows=rows)
             yield places, part, allowed_rows(part)
 
 
 class EdgeWeights:
     """The weights ``(E, H)`` along the edges of some heads and queries; arguments as in :class:`RowWeights`."""
 
-    def __init__(self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: float) -> None:
-        self.case, self.mix, self.heads, self.queries, self.reduce = exact(call.case), call.mix, heads, queries, reduce
-        edges, num_heads = self.case.edges, self.case.query.shape[1]
+    def __init__(
+        self, call: Call, heads: Sequence[int], queries: Tensor, reduce: str | None, *, limit: float, gradients: bool
+    ) -> None:
+        self.case, self.mix, self.heads, self.queries, self.reduce = call.case, call.mix, heads, queries, reduce
+        edges, num_heads, size = self.case.edges, self.case.query.shape[1], exact_dtype(self.case).itemsize
         assert edges is not None
         prefix = self.case.query_set.num_prefix * self.case.key.shape[2] * len(self.case.query) * 2
-        count, size = len(edges.key) + prefix, self.case.query.element_size()
-        self.num_bytes = count * ((1 if reduce else len(heads)) * size + 16)
-        self.overhead = count * (num_heads * size * 3 + BYTES_PER_PAIR)
+        kept = int(self._chosen(edges.query).sum()) + prefix
+        self.num_bytes = kept * ((1 if reduce else len(heads)) * size + 16)
+        self.overhead = (len(edges.key) + prefix) * (num_heads * size * 3 + BYTES_PER_PAIR) + exact_bytes(self.case)
 
     @torch.no_grad()
     def weights(self) -> tuple[Tensor, Tensor]:
         """Return the weights and their edges ``(2, E)``."""
-        pair, _, weights = edge_weights(self.case)
+        pair, _, weights = edge_weights(exact(self.case))
         kept = self._kept(pair)
         edges = torch.stack([pair.edges.key[kept], pair.edges.query[kept]]).cpu()
         return reduced(weights[kept][:, self.heads], self.reduce, 1).cpu(), edges
@@ -126,35 +136,59 @@ class EdgeWeights:
     @torch.no_grad()
     def gradient(self, grad: Tensor) -> Tensor:
         """Return the gradient of the weights for that of the output, ``(B, H, Nq, dv)``."""
-        pair, value, weights = edge_weights(self.case)
-        if self.mix is not None:
-            with torch.enable_grad():
-                leaf = weights.requires_grad_()
-                (found,) = torch.autograd.grad(self.mix(leaf), leaf, grad)
-        else:
-            rows = grad.to(value.dtype).transpose(1, 2).flatten(0, 1)  # (B * Nq, H, dv)
-            found = edge_dot(rows, value, pair.edges)
-            if self.case.relation is not None and self.case.adds("to_value"):
-                added = pair.without_prefix(self.case.relation.to_value(pair))
-                found = found + (rows.index_select(0, pair.edges.query) * added).sum(-1)
+        case = exact(self.case)
+        pair, value, weights = edge_weights(case)
+        with torch.autocast(case.query.device.type, enabled=False):
+            if self.mix is not None:
+                with torch.enable_grad():
+                    leaf = weights.requires_grad_()
+                    (found,) = torch.autograd.grad(self.mix(leaf), leaf, grad)
+            else:
+                rows = grad.to(value.dtype).transpose(1, 2).flatten(0, 1)  # (B * Nq, H, dv)
+                found = edge_dot(rows, value, pair.edges)
+                if case.relation is not None and case.adds("to_value"):
+                    added = pair.without_prefix(case.relation.to_value(pair))
+                    found = found + (rows.index_select(0, pair.edges.query) * added).sum(-1)
         return reduced(found[self._kept(pair)][:, self.heads], self.reduce, 1).cpu()
+
+    def _chosen(self, query: Tensor) -> Tensor:
+        """Tell which pairs are of chosen queries, bool ``(E,)``."""
+        count = self.case.query.shape[2]
+        chosen = torch.zeros(count, dtype=torch.bool).index_fill_(0, self.queries, True)
+        return chosen.to(query.device)[query % max(1, count)]
 
     def _kept(self, pair: EdgePair) -> Tensor:
         """Tell which pairs are allowed, and of chosen queries, bool ``(E,)``."""
-        case, edges = self.case, pair.edges
-        chosen = torch.zeros(case.query.shape[2], dtype=torch.bool).index_fill_(0, self.queries, True)
-        kept = chosen.to(edges.query.device)[edges.query % case.query.shape[2]]
-        return kept & allowed_listed(case, edges.key, edges.query)
+        edges = pair.edges
+        return self._chosen(edges.query) & allowed_listed(self.case, edges.key, edges.query)
+
+
+def exact_dtype(case: Case) -> torch.dtype:
+    """Return the type that weights are computed in: single precision at least."""
+    return torch.promote_types(case.query.dtype, torch.float32)
 
 
 def exact(case: Case) -> Case:
-    """Return a case in single precision at least, unless the score's or relation's own weights are in half."""
-    parts = [part for part in (case.score, case.relation) if part is not None]
-    if any(p.dtype in (torch.float16, torch.bfloat16) for part in parts for p in part.parameters()):
-        return case
-    dtype = torch.promote_types(case.query.dtype, torch.float32)
+    """Return a case in single precision at least, without dropout and apart from any graph of gradients."""
+    dtype = exact_dtype(case)
     query, key, value = (t.detach().to(dtype) for t in (case.query, case.key, case.value))
-    return dataclasses.replace(case, query=query, key=key, value=value, dropout=0.0)
+    score, relation = _exact_part(case.score, dtype), _exact_part(case.relation, dtype)
+    return dataclasses.replace(case, query=query, key=key, value=value, score=score, relation=relation, dropout=0.0)
+
+
+def exact_bytes(case: Case) -> int:
+    """Return what :func:`exact` and a product's own copy of the keys take."""
+    size, given = exact_dtype(case).itemsize, (case.query, case.key, case.value)
+    copied = sum(t.numel() for t in given if t.dtype != exact_dtype(case))
+    return (copied + case.key.numel()) * size
+
+
+def _exact_part(part: Part, dtype: torch.dtype) -> Part:
+    """Return a score or relation in this type if its own numbers are in half precision."""
+    half = (torch.float16, torch.bfloat16)
+    if part is None or not any(t.dtype in half for t in (*part.parameters(), *part.buffers())):
+        return part
+    return copy.deepcopy(part).to(dtype)
 
 
 def allowed_rows(case: Case) -> Tensor | None:

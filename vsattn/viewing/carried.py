@@ -15,8 +15,8 @@ from vsattn.measures import relevance, rollout
 from vsattn.predictor import Predictor
 from vsattn.recording import record
 from vsattn.viewing.answers import on_device
-from vsattn.viewing.collect import Item, Looked
 from vsattn.viewing.document import Draft
+from vsattn.viewing.looked import Item, Looked
 from vsattn.viewing.quantise import Cells
 from vsattn.viewing.sets import named
 
@@ -67,9 +67,10 @@ def add_relevance(found: Looked, predictor: Predictor, item: Item) -> None:
     if found.said.labels.ndim:
         query = "target" if written else main
         prefix = 0 if written else found.places.num_prefix
-        shown = np.arange(found.size(query)) if found.shown(query) is None else found.shown(query)
-        queries = np.searchsorted(shown, rows + prefix).tolist()
-        queries = None if len(queries) == len(shown) else queries
+        shown = found.shown(query)
+        every = np.arange(found.size(query)) if shown is None else shown
+        queries = np.searchsorted(every, rows + prefix).tolist()
+        queries = None if len(queries) == len(every) else queries
     for key, weights in ((main, [each[0] for each in parts]), ("written", [each[1] for each in parts])):
         whole = [each for each in weights if each is not None]
         if not whole:

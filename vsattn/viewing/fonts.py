@@ -80,7 +80,7 @@ def letter(figure: Figure) -> str:
         missing.update(lacking)
         for text in texts:
             if added and not text.get_text().isascii():
-                text.set_family([*families, *added])
+                text.set_fontfamily([*families, *added])
     return "".join(sorted(missing))
 
 
@@ -188,8 +188,8 @@ def _files(style: str, weight: str | int, known: int) -> dict[str, str]:
     from matplotlib import font_manager
 
     def far(entry: font_manager.FontEntry) -> tuple[bool, float]:
-        numbers = [font_manager.weight_dict.get(each, each) for each in (entry.weight, weight)]
-        return entry.style != style, abs(float(numbers[0]) - float(numbers[1]))
+        own, wanted = (font_manager.weight_dict.get(str(each), each) for each in (entry.weight, weight))
+        return entry.style != style, abs(float(own) - float(wanted))
 
     nearest: dict[str, font_manager.FontEntry] = {}
     for entry in font_manager.fontManager.ttflist:

@@ -25,7 +25,7 @@ MARGIN, GAP, CAPTION, NARROWEST = 0.3, 0.45, 400, 6.0
 #: Dots an inch; no side gets more dots than these, as pictures of more cannot be made.
 DPI, MOST_DOTS = 110, 30_000
 
-PANELS = {"image": Image, "sound": Sound, "graph": Graph}
+PANELS: dict[str, type[Image] | type[Sound] | type[Graph]] = {"image": Image, "sound": Sound, "graph": Graph}
 
 
 def draw(
@@ -109,6 +109,7 @@ def _captions(view: View, width: float) -> list[Panel]:
         return [Words(view.name, width, weight="bold"), Words(f"blue where {a} has more, orange where {b} has", width)]
     (one,) = view.inputs
     told = f"{one['name']}: {one['caption']}" if several else one["caption"]
+    told = "" if view.document.data["title"].endswith(told) else told
     answer = f"answer: {fonts.shorten(one['answer'], CAPTION)}" if one["answer"] else ""
     return [Words(fonts.shorten(told, CAPTION), width, weight="bold"), Words(answer, width)]
 

@@ -72,7 +72,8 @@ class View:
     def matrix(self, found: dict[str, Any] | None = None, head: Head | None = None) -> np.ndarray:
         """Return the weights ``(n, m)`` of the map and head, or of others of the first input."""
         maps = self.maps if found is None else [counterpart(one, found) for one in self.inputs]
-        first, *others = (self.document.matrix(each, self.head if head is None else head) for each in maps)
+        head = self.head if head is None else head
+        first, *others = (self.document.matrix(each, head) for each in maps if each is not None)
         return first - others[0] if others else first
 
     def line(self, head: Head | None = None) -> np.ndarray:
@@ -102,7 +103,7 @@ class View:
         heads = self.map["heads"]
         head = f"mean of {len(heads)} heads" if self.head == "mean" else f"head {heads[self.head]}"
         head = "all heads" if heads == ["all"] else head
-        mode = "" if self.map["mode"] == "raw" else f" ({self.map['mode']})"
+        mode = "" if self.map["mode"] == "raw" or self.map["mode"] in self.map["name"] else f" ({self.map['mode']})"
         if self.query is not None:
             asked = f"what “{self.queries['labels'][self.query]}” (vector {self.query + 1}) looks at"
         else:
@@ -146,6 +147,13 @@ def alike(one: dict[str, Any], found: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in one["maps"] if all(each[k] == found[k] for k in names) and not each.get("edges")]
 
 
+def entropies(found: dict[str, Any]) -> list[float]:
+    """Return the mean entropy of each head's rows in nats; infinite where it was not measured, as of a rollout."""
+    measures = found["measures"] or {}
+    known = measures.get("entropy") or [None] * len(found["heads"])
+    return [float("inf") if entropy is None else entropy for entropy in known]
+
+
 def _place(found: dict[str, Any]) -> list[Any]:
     return [found[name] for name in ("mode", "part", "layer", "query", "key")]
 
@@ -181,14 +189,14 @@ def _map(one: dict[str, Any], name: str | None, *, asked: bool) -> dict[str, Any
         if last and (part == "cross" or one["sets"][last[-1]["key"]]["kind"] in PLACED):
             return last[-1]
     own = [found for found in raw if _in_a_row(one, found) and found["part"] != "pool"]
-    return raw[-1] if asked or not own else min(own, key=lambda found: min(found["measures"]["entropy"]))
+    return raw[-1] if asked or not own else min(own, key=lambda found: min(entropies(found)))
 
 
 def _head(found: dict[str, Any], head: Head | None, *, focused: bool) -> Head:
     """Return the head asked for; without one the most focused, or the mean."""
     count = len(found["heads"])
     if head is None:
-        return int(np.argmin(found["measures"]["entropy"])) if focused else "mean" if count > 1 else 0
+        return int(np.argmin(entropies(found))) if focused else "mean" if count > 1 else 0
     if head != "mean" and not 0 <= head < count:
         raise ConfigError(
             f"head={head} of {found['name']!r} is not there: it is 'mean' or a number from 0 to {count - 1}"
@@ -204,15 +212,14 @@ def _query(one: dict[str, Any], found: dict[str, Any], query: int | str | None) 
             return 0
         first = queries is keys and keys["kind"] in ("image", "sound") and queries["num_prefix"] > 0
         return 0 if first and (recorded is None or 0 in recorded) else None
-    if isinstance(query, str):
-        if query not in labels:
-            raise ConfigError(f"{one['name']} has no vector {query!r}; {nearest(query, labels)}")
-        query = labels.index(query)
-    if not 0 <= query < len(labels):
+    if isinstance(query, str) and query not in labels:
+        raise ConfigError(f"{one['name']} has no vector {query!r}; {nearest(query, labels)}")
+    place: int = labels.index(query) if isinstance(query, str) else query
+    if not 0 <= place < len(labels):
         raise ConfigError(f"query={query} is not in {one['name']}, whose vectors are numbers 0 to {len(labels) - 1}")
-    if recorded is not None and query not in recorded:
+    if recorded is not None and place not in recorded:
         raise ConfigError(f"the weights of query={query} were not recorded; recorded are {_listed(recorded)}")
-    return query
+    return place
 
 
 def _listed(numbers: Sequence[int]) -> str:

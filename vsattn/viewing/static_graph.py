@@ -120,14 +120,10 @@ class Graph:
         axis.add_collection(lines, autolim=False)
         loops = keys == queries
         if loops.any():
-            ring = {
-                "s": self._area * 3.2,
-                "facecolors": "none",
-                "linewidths": 0.6 * self.widest * place[loops],
-                "zorder": 2.5,
-            }
-            edge = self.colours.of(weights[loops]) if self.view.signed else LINE
-            axis.scatter(*self.xy[keys[loops]].T, edgecolors=edge, **ring)
+            ring: dict[str, Any] = {"linewidths": 0.6 * self.widest * place[loops], "facecolors": "none"}
+            ring["edgecolors"] = self.colours.of(weights[loops]) if self.view.signed else LINE
+            x, y = self.xy[keys[loops]].T
+            axis.scatter(x, y, s=self._area * 3.2, zorder=2.5, **ring)
 
     @property
     def widest(self) -> float:
@@ -144,12 +140,14 @@ class Graph:
         for name, fill, shape in self._signs:
             for full, opacity in ((False, 0.2), (True, 1.0)):
                 which = (classes == name) & (self.near == full)
-                style = {"marker": shape, "color": fill, "alpha": opacity, "edgecolors": "#333333", "linewidths": 0.4}
-                axis.scatter(*self.xy[which].T, s=self._area if full else 10, zorder=2.8 + full, **style)
+                style: dict[str, Any] = {"marker": shape, "color": fill, "alpha": opacity, "edgecolors": "#333333"}
+                style |= {"s": self._area if full else 10, "linewidths": 0.4, "zorder": 2.8 + full}
+                axis.scatter(*self.xy[which].T, **style)
         asked = -1 if self.view.query is None else self.view.query - self.view.keys["num_prefix"]
         if asked >= 0:
-            ring = {"facecolors": "none", "edgecolors": CHOSEN, "linewidths": 2.2, "zorder": 4}
-            axis.scatter(*self.xy[[asked]].T, s=self._area * 2.2, **ring)
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": CHOSEN, "linewidths": 2.2, "zorder": 4}
+            x, y = self.xy[asked]
+            axis.scatter(x, y, s=self._area * 2.2, **ring)
 
     @property
     def _signs(self) -> list[tuple[str, str, str]]:
@@ -166,7 +164,7 @@ class Graph:
         axis.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] + half, middle[1] - half))
 
     def _names(self, axis: Axes) -> None:
-        named = np.flatnonzero(self.near) if self.near.sum() <= NAMED else []
+        named = np.flatnonzero(self.near) if self.near.sum() <= NAMED else np.zeros(0, int)
         labels = self.view.keys["labels"][self.view.keys["num_prefix"] :]
         for node in named:
             style: dict[str, Any] = {"fontsize": 7, "zorder": 5, "xytext": (0, -4 - self._area**0.5 / 2)}
@@ -182,9 +180,8 @@ class Graph:
             handles.append(Line2D([], [], ls="", marker=shape, color=fill, mec="#333333", mew=0.4, label=told))
         for weight in [tick for tick in reversed(self.colours.ticks) if tick] if len(self.edges[2]) else []:
             place = abs(float(self.colours.scaled(weight)))
-            colour = self.colours.of(weight) if self.view.signed else LINE
-            line = {"lw": self.widest * place, "alpha": FAINTEST + (1 - FAINTEST) * place, "color": colour}
-            handles.append(
-                Line2D([], [], label=f"{'difference' if self.view.signed else 'weight'} {number(weight)}", **line)
-            )
+            colour: Any = self.colours.of(weight) if self.view.signed else LINE
+            line: dict[str, Any] = {"lw": self.widest * place, "alpha": FAINTEST + (1 - FAINTEST) * place}
+            what = "difference" if self.view.signed else "weight"
+            handles.append(Line2D([], [], color=colour, label=f"{what} {number(weight)}", **line))
         return handles

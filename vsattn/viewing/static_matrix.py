@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vsattn.viewing.fonts import inches, shorten
-from vsattn.viewing.static_choice import View, alike
+from vsattn.viewing.static_choice import View, alike, entropies
 from vsattn.viewing.static_sheet import CHOSEN, Colours, Scale, Sheet
 from vsattn.viewing.static_text import counted, name_of
 
@@ -138,7 +138,8 @@ class Grid:
             for head, name in enumerate(found["heads"]):
                 axis = sheet.axes(x + 1.25 + head * (self.side + 0.1), top, self.side, self.side)
                 self._head(axis, found, head)
-                measured = "" if self.view.signed else f"{found['measures']['entropy'][head]:.2f}"
+                entropy = entropies(found)[head]
+                measured = "" if self.view.signed or entropy == float("inf") else f"{entropy:.2f}"
                 small = 7 if self.side >= 0.7 else 5.5
                 axis.set_title(f"{name}: {measured}" if measured else name, fontsize=small, pad=2)
 

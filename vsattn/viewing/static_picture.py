@@ -105,7 +105,7 @@ class Sound:
         above.tick_params(labelbottom=False)
         below = sheet.axes(x + 0.65, y + 0.15 + SPECTROGRAM, SOUND, WEIGHTS)
         values = self.view.line()[shown["num_prefix"] :]
-        below.add_collection(bars(*self.spans.T, values, self.colours), autolim=False)
+        below.add_collection(bars(self.spans[:, 0], self.spans[:, 1], values, self.colours), autolim=False)
         scaled_axis(below, self.colours)
         below.set_xlabel("time (s)", fontsize=8)
         below.tick_params(axis="x", labelsize=8)

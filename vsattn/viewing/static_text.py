@@ -119,14 +119,13 @@ class Curves:
         places = np.arange(len(values))
         axis.add_collection(bars(places - 0.4, places + 0.4, values, self.colours), autolim=False)
         others = range(len(heads)) if len(heads) > 1 and not self.view.signed else ()
-        for head in others:
-            line = self.view.line(head)
+        lines = [self.view.line(head) for head in others]
+        for line in lines:
             axis.plot(places, line, color="#777777", lw=0.6, alpha=0.7, marker="." if len(line) == 1 else None)
-        if others:
-            sheet.text(
-                x + 0.6, y + 0.08, "bars: what is shown above; grey lines: each head", fontsize=7.5, color="#555555"
-            )
-        scaled_axis(axis, self.colours, max((float(line.get_ydata().max()) for line in axis.lines), default=0.0))
+        if lines:
+            told = "bars: what is shown above; grey lines: each head"
+            sheet.text(x + 0.6, y + 0.08, told, fontsize=7.5, color="#555555")
+        scaled_axis(axis, self.colours, float(np.max(lines, initial=0.0)))
         axis.set_xlim(-0.6, len(values) - 0.4)
         if self.named:
             size = min(8.0, self.width / len(values) * 72 * 0.75)

@@ -15,7 +15,7 @@ from vsattn.viewing.document import SCHEMA, Document, pack
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
-    from vsattn.viewing.collect import Choice, Item, Looked
+    from vsattn.viewing.looked import Choice, Item, Looked
 
 #: Megabytes of a page, unless told otherwise.
 BUDGET_MB = 4.8
@@ -136,7 +136,7 @@ def view(
         ConfigError: for a model without attention, or layers, heads and queries that are not there.
         DataError: for an item that the model cannot take, or more than the budget can hold.
     """
-    from vsattn.viewing.collect import Choice, Item
+    from vsattn.viewing.looked import Choice, Item
 
     if not budget_mb > 0:
         raise ConfigError(f"budget_mb is above 0, not {budget_mb}")
@@ -164,7 +164,7 @@ def look(predictor: Predictor, items: Sequence[Item], choice: Choice, *, budget_
         "model": _about(predictor, looked[0]),
         "remarks": list(dict.fromkeys(remark for found in looked for remark in found.remarks)),
         "inputs": [
-            {"name": name, "caption": item.caption, "answer": found.said.text, "sets": found.sets}
+            {"name": name, "caption": item.caption, "answer": found.answer, "sets": found.sets}
             for name, item, found in zip("AB", items, looked, strict=False)
         ],
     }
