@@ -46,7 +46,8 @@ class Judge:
         if missing:
             raise DataError(f"the checkpoint does not say with what {missing[0]} it was trained")
         seed, batch_size = config["seed"], config.get("batch_size") or 1
-        if not (isinstance(seed, int) and isinstance(batch_size, int) and batch_size > 0):
+        known = isinstance(seed, int) and -(2**63) <= seed < 2**63  # what a generator takes
+        if not (known and isinstance(batch_size, int) and batch_size > 0):
             raise DataError(f"no training has seed={seed!r} and batch_size={batch_size!r}, as the checkpoint says")
         data = of_checkpoint(config["data"])
         data.setup(seed)

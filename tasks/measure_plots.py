@@ -49,7 +49,7 @@ def heads_plot(rows: Sequence[dict[str, Any]], path: Path, *, score: float | Non
     Args:
         rows: of heads, with ``path``, ``head`` and measures.
         path: the PNG to write.
-        score: of the whole model, which the last panel names; heads whose change is not within chance have a frame.
+        score: of the whole model, which the last panel names; heads that `Ablated.says` are needed or harmful have a frame.
     """
     from matplotlib.figure import Figure
 
@@ -74,14 +74,10 @@ def heads_plot(rows: Sequence[dict[str, Any]], path: Path, *, score: float | Non
         axis.set_xticks(range(width), [str(i + 1) for i in range(width)])
         axis.set_xlabel("head")
         if centred:
-            _frame(axis, [(paths.index(r["path"]), r["head"]) for r in rows if _sure(r)])
+            _frame(axis, [(paths.index(r["path"]), r["head"]) for r in rows if r["says"] != "not told"])
     for axis in grid[:, 0]:
         axis.set_yticks(range(len(paths)), [named(one) for one in paths])
     return save_figure(figure, path)
-
-
-def _sure(row: dict[str, Any]) -> bool:
-    return row["change_high"] < 0 or row["change_low"] > 0
 
 
 def _squares(axis: Any, values: np.ndarray, *, centred: bool, share: bool) -> None:

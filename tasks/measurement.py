@@ -113,10 +113,11 @@ def _heads(subject: Subject, what: Sequence[str], found: dict[str, Any]) -> list
         for one in changes:
             row = rows.setdefault((one.path, one.head), {"path": one.path, "head": one.head})
             row |= {"without": one.score, "change": one.change, "change_low": one.low, "change_high": one.high}
+            row |= {"p": one.p, "says": one.says}
         _tell_ablation(changes)
     if rows:
         names = [name for name in ("entropy", "entropy_share", "distance", "sink") if "heads" in what]
-        heading = ["head", *names, *(["change without it", "95% interval"] if "ablation" in what else [])]
+        heading = ["head", *names, *(["change without it", "95% interval", "p"] if "ablation" in what else [])]
         _show(heading, [_head_cells(row, names, "ablation" in what) for row in rows.values()])
     found["heads"] = list(rows.values())
     return list(rows.values())
@@ -125,16 +126,15 @@ def _heads(subject: Subject, what: Sequence[str], found: dict[str, Any]) -> list
 def _head_cells(row: HeadRow, names: Sequence[str], ablated: bool) -> list[str]:
     cells = [f"{named(row['path'])}, {row['head'] + 1}", *(number(row.get(name)) for name in names)]
     if ablated:
-        cells += [f"{row['change']:+.4f}", f"{row['change_low']:+.4f} to {row['change_high']:+.4f}"]
+        cells += [f"{row['change']:+.4f}", f"{row['change_low']:+.4f} to {row['change_high']:+.4f}", f"{row['p']:.3f}"]
     return cells
 
 
 def _tell_ablation(changes: Sequence[Ablated]) -> None:
-    needed = [one for one in changes if one.high < 0]
-    harmful = [one for one in changes if one.low > 0]
+    says = [one.says for one in changes]
     print(
-        f"ablation  {len(needed)} of {len(changes)} heads are needed (the score falls without them, and the interval "
-        f"leaves out 0), {len(harmful)} do harm, the others' change is within chance",
+        f"ablation  {says.count('needed')} of {len(says)} heads are needed (without them the score falls, p < 0.05 by a "
+        f"sign test over items times {len(says)} heads), {says.count('harmful')} do harm; the others may do so by chance",
         flush=True,
     )
 
@@ -155,6 +155,8 @@ def _show_faithfulness(curves: Curves, verdicts: Sequence[Verdict]) -> None:
     for one in verdicts:
         for baseline in one.against:
             print(one.sentence(baseline))
+    tests = sum(len(differences) for one in verdicts for differences in one.against.values())
+    print(f"({tests} comparisons, each by its own 95% interval over items: by chance 1 in 20 leaves out 0)")
     few = int((curves.counts <= 1).sum())
     if few:
         print(f"{few} of {len(curves.counts)} questions have no more than one vector that can be taken away")

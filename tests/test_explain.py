@@ -182,6 +182,9 @@ def test_a_translation(models, here, capsys, monkeypatch) -> None:
     [
         ("labeling", ["input=we can fish"], 1, "input: there is no we can fish; write text=... for the text itself"),
         ("labeling", ["text=a", "input=b"], 2, "text: is given beside input"),
+        ("labeling", ["text=a", "item=2"], 2, "item: chooses from a file; text= is one item itself"),
+        ("labeling", ["text="], 2, "text=: nothing stands after the ="),
+        ("image", ["input=b.png"], 1, "input: there is no b.png\n"),
         ("labeling", ["text=a", "format=gif"], 2, "format=gif: choices: html, json, pdf, png, svg"),
         ("labeling", ["text=a", "output=a.txt"], 2, "output=a.txt: end it in .html, .png, .svg, .pdf, .json"),
         ("labeling", ["text=a", "output=a.png", "format=html"], 2, "a file of format=html ends in .html"),

@@ -86,12 +86,14 @@ def test_every_kind_of_answer_is_measured(
     for row in found["heads"]:
         assert 0 <= row["entropy_share"] <= 1.0001 and 0 <= row["sink"] <= 1.0001
         assert row["change"] == pytest.approx(row["without"] - found["score"])
+        assert row["says"] == "not told" if row["p"] >= 0.05 else row["says"] in ("needed", "harmful")
         assert row["change_low"] <= row["change"] + 1e-9 and row["change"] <= row["change_high"] + 1e-9
     curves = found["faithfulness"]
     for kind, ends in (("deletion", (0, -1)), ("insertion", (-1, 0))):  # all orders begin and end alike
         for end in ends:
             assert len({round(values[end], 9) for values in curves[kind].values()}) == 1
     assert curves["deletion"]["random"][0] == pytest.approx(curves["insertion"]["random"][-1])
+    assert "(24 comparisons, each by its own 95% interval" in shown
     for sentence in curves["sentences"]:
         assert sentence in shown
     for name in ("heads.png", "faithfulness.png"):
@@ -194,7 +196,12 @@ def test_a_checkpoint_that_does_not_say_its_data_is_refused(
 ) -> None:
     shutil.copy(runs["image"] / "checkpoints" / "best.ckpt", tmp_path / "x.ckpt")
     held = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    data = held["vsattn"]["config"]["data"]
     held["vsattn"]["config"]["data"] = {"_target_": "os.system", "command": "true"}
     torch.save(held, tmp_path / "x.ckpt")
     assert main([f"ckpt={tmp_path / 'x.ckpt'}", f"output={tmp_path / 'm'}"]) in (1, 2)
     assert "os" in capsys.readouterr().err and not (tmp_path / "m").exists()
+    held["vsattn"]["config"] |= {"data": data, "seed": 2**80}
+    torch.save(held, tmp_path / "x.ckpt")
+    assert main([f"ckpt={tmp_path / 'x.ckpt'}", f"output={tmp_path / 'm'}"]) == 1
+    assert "no training has seed=1208925819614629174706176" in capsys.readouterr().err and not (tmp_path / "m").exists()

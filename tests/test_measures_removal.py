@@ -39,6 +39,7 @@ from vsattn.measures import (
     mean_interval,
     ranks,
     ratio_interval,
+    relevance,
     verdicts,
 )
 
@@ -204,6 +205,26 @@ def pointed() -> Model:
     return made
 
 
+def test_inference_mode_changes_nothing_and_nothing_is_left_behind() -> None:
+    def found() -> list[Tensor]:
+        batch = {"source": torch.tensor([[3, 5, 7, 4, 2], [4, 2, 0, 0, 0]]), "target": torch.tensor([[1, 6, 8, 2]] * 2)}
+        labels = model(TransformerEncoder(8, 2, 2), VectorHead(8, 3))
+        asked = [ask(published(), batch)], [ask(labels, {"set": sequences()}, vector=torch.tensor([2, 0]))]
+        ways = zip((published(), labels), asked, strict=True)
+        curves = [torch.stack([*faithfulness(made, questions).deletion.values()]) for made, questions in ways]
+        return [*curves, relevance(published(), batch).answer]
+
+    made, questions = published(), {"source": torch.tensor([[3, 5, 2]]), "target": torch.tensor([[1, 6, 2]])}
+    weights, state = [one.clone() for one in made.parameters()], torch.get_rng_state()
+    faithfulness(made, [ask(made, questions)])
+    assert all(one.grad is None and torch.equal(one, old) for one, old in zip(made.parameters(), weights, strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+    outside = found()
+    with torch.inference_mode():
+        inside = found()
+    assert all(torch.equal(one, other) for one, other in zip(outside, inside, strict=True))
+
+
 def test_a_method_that_names_what_decides_beats_chance_and_one_that_does_not_does_not() -> None:
     made = pointed()
     questions = ask(made, {})
@@ -309,10 +330,30 @@ def test_a_head_that_carries_nothing_is_worth_nothing_and_one_that_carries_all_i
     nothing, everything = found
     assert (nothing.score, nothing.change, nothing.low, nothing.high) == (1.0, 0.0, 0.0, 0.0)
     assert everything.score == 0.5 and everything.change == -0.5  # all are called the first class
+    assert (nothing.says, nothing.p, everything.says) == ("not told", 1.0, "needed")
+    assert everything.p == pytest.approx(2 * stats.binomtest(30, 30).pvalue)  # of two heads
     assert everything.low < -0.35 and -0.65 < everything.high < 0
     with silence(made, {"head": [0]}):
         assert float(judge()[0].double().mean()) == everything.score
     assert float(judge()[0].double().mean()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "says"), [(4, 0, "not told"), (6, 0, "not told"), (7, 0, "needed"), (1, 10, "harmful")]
+)
+def test_few_changed_items_do_not_make_a_head_needed(lost: int, won: int, says: str) -> None:
+    """Of 400 items four alone leave 0 out of the bootstrap's interval."""
+    made, answers = pointed(), torch.ones(400, dtype=torch.long)
+    answers[:won] = 0
+    changed = answers.clone()
+    changed[:won], changed[won : won + lost] = 1, 0
+    runs = iter([answers, changed, changed])
+    _, found = ablation(made, lambda: (next(runs), torch.ones_like(answers)))
+    for one in found:
+        assert one.says == says and (one.low > 0 or one.high < 0)
+        assert one.p == pytest.approx(2 * stats.binomtest(lost, lost + won).pvalue)
+    with pytest.raises(ConfigError, match="training mode"):
+        ablation(made.train(), lambda: (answers, answers))
 
 
 def test_intervals_are_those_of_scipy() -> None:

@@ -43,6 +43,27 @@ def test_saved_figures_and_numbers_hold_what_was_put_in(open_page):
     assert np.array_equal(np.float32(view["matrix"]["weights"]), weights[1])
 
 
+def test_a_saved_logarithmic_scale_starts_where_the_page_says(open_page):
+    made, buffer = document(kind="image", layers=1)
+    page = open_page({**made, "title": "Attention: " + "a long text " * 20}, buffer).page
+    page.get_by_text("log", exact=True).click()
+    start = page.locator(".legend .numbers span").first.inner_text()
+    assert re.fullmatch(r"\d\.\de-\d", start)
+    texts = [node.text for node in ElementTree.fromstring(saved(page, "SVG")).iter(f"{SVG}text")]
+    assert start in texts and "0.0000" not in texts
+    with page.expect_download() as download:
+        page.click(".save button[data-kind=SVG]")
+    assert download.value.suggested_filename.startswith("Attention-a-long-text-a-")
+
+
+def test_rollout_and_relevance_are_not_called_attention(open_page):
+    page = open_page(*document(kind="text", layers=1)).page
+    for mode, words in (("Rollout", "what reaches it"), ("Relevance", "what is relevant to it")):
+        page.get_by_text(mode, exact=True).click()
+        assert page.locator(".table").first.inner_text().count("attends") == 0
+        assert words in " ".join(ElementTree.fromstring(saved(page, "SVG")).itertext())
+
+
 @pytest.mark.parametrize("kind", ["text", "sound", "graph", "translation", "blocks"])
 def test_every_kind_is_saved_as_a_picture_a_drawing_and_numbers(open_page, kind):
     page = open_page(*document(kind=kind, layers=1, **({"n": 600} if kind == "blocks" else {}))).page

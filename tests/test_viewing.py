@@ -262,6 +262,8 @@ def test_a_translation_has_its_source_and_target_with_their_ends() -> None:
     cross = [each for each in one["maps"] if each["part"] == "cross" and each["mode"] == "raw"]
     aligned = predictor.alignment(item, found).weights.numpy()
     assert document.matrix(cross[-1], "mean") == pytest.approx(aligned, abs=1e-6)
+    named = {each["key"]: each["name"] for each in one["maps"] if each["mode"] == "relevance"}
+    assert named == {"source": "relevance of the source", "written": "relevance of what was written"}
     given = vsattn.view(predictor, (item, "sie können fischen")).document.data["inputs"][0]
     assert given["answer"] == "sie können fischen"
     probabilities = [float(text) for text in given["sets"]["target"]["details"]]
@@ -359,6 +361,7 @@ def test_layers_heads_and_queries_are_chosen() -> None:
     check(document.data, document.buffer)
     (found,) = raw_maps(document.data)
     assert (found["path"], found["heads"], found["queries"]) == ("encoder.blocks.1.attention", ["2"], [6, 2])
+    assert (found["name"], found["layer"]) == ("encoder 2", 2)  # a layer keeps its number where it is shown alone
     with torch.inference_mode(), record(predictor.model) as recording:
         predictor.model(predictor.tokenizer.collate([SENTENCE]))
     expected = recording["encoder.blocks.1.attention"].weights[0, 1, [6, 2]].numpy()

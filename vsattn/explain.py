@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import count as counting
 from itertools import islice
@@ -74,6 +75,8 @@ def _explain(given: dict[str, str]) -> None:
     output = output_of(given.get("output"), given.get("format"))
     if "text" in given and "input" in given:
         raise ConfigError("text: is given beside input; one of them says what is looked at")
+    if "text" in given and "item" in given:
+        raise ConfigError("item: chooses from a file; text= is one item itself")
     chosen: dict[str, Any] = {name: numbers(name, given[name]) for name in ("heads", "queries") if name in given}
     chosen |= {"layers": layers(given["layers"])} if "layers" in given else {}
     if (relevance := given.get("relevance", "yes")) not in ("yes", "no"):
@@ -99,7 +102,10 @@ def _explain(given: dict[str, str]) -> None:
         if not str(error).startswith(COUNTED):
             raise
         raise ConfigError(f"{error} (here counted from 0; the words of the command count from 1)") from None
-    view.save(output)
+    with warnings.catch_warnings(record=True) as heard:  # such as characters that no font has
+        view.save(output)
+    for text in dict.fromkeys(str(warning.message) for warning in heard):
+        print(f"vsattn.explain: {text}", file=sys.stderr)
     _tell(view, output, given["ckpt"])
 
 
@@ -185,7 +191,7 @@ def _question(task: type[Answering], predictor: Predictor, given: dict[str, str]
     """
     if "text" in given:
         return literal(predictor, given["text" if name == "input" else name])
-    paths = None if given.get(name, "-") == "-" else _files(given[name], name)
+    paths = None if given.get(name, "-") == "-" else _files(predictor, given[name], name)
     if paths is None and name == "other" and given.get("input", "-") == "-":
         raise ConfigError("other: standard input is what is looked at; name a file")
     found = list(islice(task.questions(predictor, paths), number - 1, number + 1))
@@ -198,12 +204,19 @@ def _question(task: type[Answering], predictor: Predictor, given: dict[str, str]
     return found[0]
 
 
-def _files(names: str, name: str) -> list[Path]:
+def _files(predictor: Predictor, names: str, name: str) -> list[Path]:
     try:
         return files(names)
     except DataError as error:
-        hint = "write text=... for the text itself" if name == "input" else "with text= it is the text itself"
-        raise DataError(f"{name}: {error}; {hint}") from None
+        hint = "; write text=... for the text itself" if name == "input" else "; with text= it is the text itself"
+        raise DataError(f"{name}: {error}{hint if _reads_text(predictor) else ''}") from None
+
+
+def _reads_text(predictor: Predictor) -> bool:
+    from vsattn.tokenizers.text_pairs import TextPairs
+    from vsattn.tokenizers.words import WordTokenizer
+
+    return isinstance(predictor.tokenizer, (WordTokenizer, TextPairs))
 
 
 def literal(predictor: Predictor, text: str) -> Question:
@@ -213,14 +226,11 @@ def literal(predictor: Predictor, text: str) -> Question:
         ConfigError: for a model of something else.
     """
     from vsattn.tasks.inputs import Question
-    from vsattn.tokenizers.text_pairs import TextPairs
     from vsattn.tokenizers.words import WordTokenizer
 
-    if isinstance(predictor.tokenizer, WordTokenizer):
-        return Question("text", text.split())
-    if isinstance(predictor.tokenizer, TextPairs):
-        return Question("text", text)
-    raise ConfigError(f"text: a model of {type(predictor.tokenizer).__name__} looks at files: input=PATH")
+    if not _reads_text(predictor):
+        raise ConfigError(f"text: a model of {type(predictor.tokenizer).__name__} looks at files: input=PATH")
+    return Question("text", text.split() if isinstance(predictor.tokenizer, WordTokenizer) else text)
 
 
 def _names(question: Question) -> list[str] | None:
@@ -257,7 +267,8 @@ def _shown(data: dict[str, Any]) -> str:
     kind = data["precision"]
     exact = "exact" if kind["kind"] == "exact" else f"off by {kind['max_error']:g} at most"
     blocks = ", means of blocks" if any(found["blocks"] for found in maps) else ""
-    return f"{', '.join([f'{heads} heads of {len(raw)} layers', *modes])}; weights {exact}{blocks}"
+    said = f"{heads} head{'s' * (heads > 1)} of {len(raw)} layer{'s' * (len(raw) > 1)}"
+    return f"{', '.join([said, *modes])}; weights {exact}{blocks}"
 
 
 def _line(text: str) -> str:

@@ -254,20 +254,15 @@ class _Recorder:
         if self.gradients:
             self._follow(path, case, output, work, gradient)
         which: Literal["self", "cross"] = "self" if case.query_set is case.key_set else "cross"
-        self.recording._records.append(
-            Record(
-                path, which, tuple(heads), queries, weights, _bare(case.query_set), _bare(case.key_set), edges, gradient
-            )
-        )
+        sets = _bare(case.query_set), _bare(case.key_set)
+        found = Record(path, which, tuple(heads), queries, weights, *sets, edges, gradient)
+        self.recording._records.append(found)
         return output
 
     def _follow(self, path: str, case: Case, output: Tensor, work: Any, gradient: list[Tensor]) -> None:
         """Have the gradient of the weights computed as soon as that of the heads' output is known."""
         if not output.requires_grad:
-            raise RecordingError(
-                f"{path}: gradients=True needs a model that runs with gradients, not torch.no_grad(), and a parameter "
-                "or an input that requires them; nothing that leads to these weights does"
-            )
+            raise RecordingError(f"{path}: gradients=True needs gradients, of parameters or inputs")
         if case.dropout:
             raise RecordingError(f"{path}: with dropout the weights in use are others: call model.eval() first")
 

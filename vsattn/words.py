@@ -19,7 +19,9 @@ def read_words(words: Sequence[str], required: Sequence[str], optional: Sequence
     faults = []
     for word in words:
         key, sign, value = word.partition("=")
-        if not sign or not value:
+        if key in (*required, *optional) and sign and not value:
+            faults.append(f"{word}: nothing stands after the =")
+        elif not sign or not value:
             faults.append(f"{word}: settings are written key=value, such as ckpt=FOLDER")
         elif key in given:
             faults.append(f"{word}: {key} is given twice; several files are written {key}=a,b")

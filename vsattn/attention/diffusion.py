@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vsattn.attention.case import Case
 from vsattn.attention.edges import by_head, edge_weights, edges_refuses
 from vsattn.attention.kernels import MAX_DENSE_PAIRS, num_pairs
-from vsattn.attention.observing import Call, observed
+from vsattn.attention.observing import observed
 from vsattn.attention.reference import reference_weights
 from vsattn.errors import ShapeError
 from vsattn.sparse import edge_sum
@@ -55,7 +55,7 @@ def diffuse(case: Case, hops: int, teleport: float | None, *, module: nn.Module 
         result = _hops(hop, value, hops, teleport)
         return result if pair is None else by_head(result, case)
 
-    return observed(Call(module, case, mix), mix(weights))
+    return observed(mix(weights), case, module, mix)
 
 
 def _hops(hop: Callable[[Tensor], Tensor], value: Tensor, hops: int, teleport: float | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vsattn.attention.case import Case
 from vsattn.attention.kernels import KERNELS, choose
-from vsattn.attention.observing import Call, observed
+from vsattn.attention.observing import observed
 from vsattn.attention.reference import logits, masked_weights, reference_weights
 from vsattn.errors import ShapeError
 from vsattn.relations import Relation
@@ -69,7 +69,7 @@ def attend(
 def run_case(case: Case, kernel: str = "auto", *, module: nn.Module | None = None) -> Tensor:
     """Compute a case whose padded keys and values are known to be finite; ``(B, H, Nq, dv)``."""
     name, _ = choose(case, kernel)
-    return observed(Call(module, case), KERNELS[name].run(case))
+    return observed(KERNELS[name].run(case), case, module)
 
 
 def explain_kernel(

@@ -42,12 +42,14 @@ class Observable:
 _OBSERVERS: ContextVar[tuple[Observer, ...]] = ContextVar("vsattn_observers", default=())
 
 
-def observed(call: Call, output: Tensor) -> Tensor:
+def observed(
+    output: Tensor, case: Case, module: nn.Module | None, mix: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Show a call to whoever watches, and return the output to go on with; compiled graphs are watched by nobody."""
     if torch.compiler.is_compiling():
         return output
     for observer in _OBSERVERS.get():
-        output = observer.see(call, output)
+        output = observer.see(Call(module, case, mix), output)
     return output
 
 

@@ -24,6 +24,9 @@ Part = TypeVar("Part", bound=nn.Module | None)
 #: Queries are taken together as long as what lies between needs less than this many bytes.
 CHUNK_BYTES = 32 * 2**20
 
+#: Numbers per weight that a chunk takes: four stages live at once, and the allocator keeps as much again.
+NUMBERS_PER_WEIGHT = 8
+
 #: Bytes per pair that the list of pairs and the mask take while they are made.
 BYTES_PER_PAIR = 64
 
@@ -49,7 +52,7 @@ class RowWeights:
         self.shape = (batch, 1 if reduce else len(heads), len(queries), num_keys)
         self.num_bytes = math.prod(self.shape) * size
         made = 2 * width if not self.case.score.is_dot or self.case.adds("to_key") or self.case.adds("to_value") else 0
-        row = batch * num_keys * (num_heads * size * (4 + made) + BYTES_PER_PAIR)
+        row = batch * num_keys * (num_heads * size * (NUMBERS_PER_WEIGHT + made) + BYTES_PER_PAIR)
         self.chunk = max(1, min(len(queries), int(min(CHUNK_BYTES, limit / 4)) // max(1, row)))
         hops = 6 * batch * num_heads * num_queries * num_keys * size if gradients and self.mix else 0
         self.overhead = max(self.chunk * row, hops) + exact_bytes(self.case)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,6 +97,12 @@ def steps_of(model: Model, recording: Recording, *, gradients: bool = False) -> 
     steps = [_step(record, *_sets(model, record.path), gradients) for record in recording]
     size = next(step.weights.shape[2] for step in steps if step.query == "input")
     return [_with_prefix(step, size) if step.key == "input" else step for step in steps]
+
+
+@torch.inference_mode(False)
+def ordinary(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch with copies of what was made in inference mode, through which nothing can be differentiated."""
+    return {name: x.clone() if isinstance(x, Tensor) and x.is_inference() else x for name, x in batch.items()}
 
 
 def logits_of(model: Model, vectors: VectorSet, target: Tensor | VectorSet | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.errors import ShapeError
 from vsattn.heads import AttentionHead, ClsHead, PoolingHead
-from vsattn.measures.flow import Step, embedded, logits_of, require_evaluation, require_flow, steps_of
+from vsattn.measures.flow import Step, embedded, logits_of, ordinary, require_evaluation, require_flow, steps_of
 from vsattn.model import Model
 from vsattn.recording import record
 from vsattn.tokenizers.text import PADDING
@@ -66,6 +66,7 @@ def relevance(
     """
     require_evaluation(model)
     require_flow(model)
+    batch = ordinary(batch)
     with torch.inference_mode(False), torch.no_grad():
         vectors = model.embed(batch)
     given = batch["target"] if isinstance(model, EncoderDecoder) else None
@@ -93,6 +94,7 @@ def followed(
     # The gradient is asked for at the vectors that come in, and every weight lies on the way: no parameter gets one.
     with torch.inference_mode(False):
         vectors = vectors.replace(x=vectors.x.detach().clone().requires_grad_())
+        targets = None if targets is None else targets.clone()  # one made in inference mode cannot be an index
     ends, target = [vectors.x], None
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(model, EncoderDecoder):

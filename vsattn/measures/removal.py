@@ -12,7 +12,7 @@ from vsattn.crf import CrfHead
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.encoders import InducedEncoder, LatentEncoder, TransformerEncoder
 from vsattn.errors import ConfigError, ShapeError
-from vsattn.measures.flow import logits_of, require_evaluation
+from vsattn.measures.flow import logits_of, ordinary, require_evaluation
 from vsattn.model import Model
 from vsattn.structure import Edges, Full
 from vsattn.tokenizers.text import PADDING
@@ -62,6 +62,7 @@ class Questions:
         return self.answer if self.answer.ndim == 1 else None
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def ask(model: Model, batch: dict[str, Tensor], *, vector: Tensor | None = None) -> Questions:
     """Let a model answer for whole sets.
@@ -78,6 +79,7 @@ def ask(model: Model, batch: dict[str, Tensor], *, vector: Tensor | None = None)
     """
     require_evaluation(model)
     _require_holes(model)
+    batch = ordinary(batch)
     vectors = model.embed(batch)
     if isinstance(model, EncoderDecoder):
         return Questions(vectors, batch["target"])

@@ -112,5 +112,5 @@ def _summary(labels: Sequence[str]) -> str:
     if len(labels) <= LISTED:
         return " ".join(labels)
     counts = Counter(labels).most_common()
-    shown = ", ".join(f"{count} {label}" for label, count in counts[:6])
+    shown = ", ".join(f"{count} × {label}" for label, count in counts[:6])
     return shown + (f", and {len(counts) - 6} other labels" if len(counts) > 6 else "")

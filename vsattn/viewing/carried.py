@@ -79,7 +79,8 @@ def add_relevance(found: Looked, predictor: Predictor, item: Item) -> None:
         shown = found.shown(key)
         kept = kept if shown is None else kept.take(shown, 2)
         mark = {"id": f"relevance {key}", "part": "cross"} if written else {}
-        mark |= {"part": "decoder"} if key == "written" else {}
+        mark |= {"name": "relevance of the source"} if written else {}
+        mark |= {"part": "decoder", "name": "relevance of what was written"} if key == "written" else {}
         made = {**about, **mark, "query": query, "key": key, "queries": queries}
         found.drafts.append(Draft(made, Cells.of(kept)))
 

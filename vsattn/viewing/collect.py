@@ -56,7 +56,8 @@ def looked_at(predictor: Predictor, item: Item, choice: Choice) -> Looked:
             found.sets[name] = named("vectors", labels)
     if kept is not None:
         found.remarks.append(
-            f"{len(kept):,} of {count:,} nodes are shown, the nearest within {choice.hops} steps; weights to "
+            f"{len(kept):,} of {count:,} nodes are shown, the nearest within {choice.hops} "
+            f"step{'' if choice.hops == 1 else 's'}; weights to "
             "others are left out, so that rows may sum to less than 1"
         )
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from vsattn.attention.observing import observables
 from vsattn.errors import ConfigError
 from vsattn.measures import head_measures
-from vsattn.recording import Record, record
+from vsattn.recording import Record, Recording, record
 from vsattn.vectorset import VectorSet
 from vsattn.viewing.document import Draft
 from vsattn.viewing.looked import Looked
@@ -29,13 +29,13 @@ MEASURED_BYTES = 64 << 20
 
 def record_maps(found: Looked) -> None:
     """Make a map for each module that is looked at, in the order in which they run."""
-    with record(found.model, layers=found.choice.layers, queries=[0], reduce="mean") as first:
-        found.run()
+    first = _first_rows(found, found.choice.layers)
+    every = first if found.choice.layers is None else _first_rows(found, None)
     drafts: dict[str, list[tuple[Record, Draft]]] = {path: [] for path in first.paths}
     numbers: dict[str, int] = {}
     layers = {}
-    for path in first.paths:
-        kind = _about(found, first.calls(path)[0])
+    for path in every.paths:  # a layer keeps its number where few are chosen
+        kind = _about(found, every.calls(path)[0])
         numbers[kind["group"]] = numbers.get(kind["group"], 0) + 1
         layers[path] = {"layer": numbers[kind.pop("group")], **kind}
     for paths, heads in _passes(found, first.calls, first.paths):
@@ -45,6 +45,13 @@ def record_maps(found: Looked) -> None:
             one = whole_record(recording.calls(path))
             drafts[path].append((one, _draft(found, layers[path], one)))
     found.drafts += [_joined(parts) for parts in drafts.values() if parts]
+
+
+def _first_rows(found: Looked, layers: Sequence[int | str] | None) -> Recording:
+    """Return which modules run, in their order, and between which sets they look; of the weights next to nothing."""
+    with record(found.model, layers=layers, queries=[0], reduce="mean") as recording:
+        found.run()
+    return recording
 
 
 def _about(found: Looked, one: Record) -> dict[str, Any]:

@@ -85,6 +85,11 @@ function makeLegend(app) {
   } };
 }
 
+/** The number at the start of a bar of colours: a logarithmic one does not begin at zero. */
+function legendStart(scale, max, signed) {
+  return legendNumber(signed ? -max : scale === 'log' ? max * LOG_FLOOR : 0);
+}
+
 function legendNumber(value, signed) {
   const size = Math.abs(value);
   const text = size === 0 ? '0' : size < 1e-3 ? size.toExponential(1) : size.toFixed(4);

@@ -1,5 +1,11 @@
 // The choices above the views: native radio buttons and lists, so that keyboards and screen readers know them.
 
+// What is asked of the chosen vector, in the words of what is shown: rollout and relevance are no weights of a head.
+const ASKS = {
+  raw: { keys: 'what it attends to', queries: 'what attends to it' },
+  rollout: { keys: 'what reaches it', queries: 'what it reaches' },
+  relevance: { keys: 'what is relevant to it', queries: 'what it is relevant to' },
+};
 const MODE_WORDS = { raw: 'Weights', rollout: 'Rollout', relevance: 'Relevance' };
 const COMPARE_WORDS = { A: 'A', B: 'B', both: 'A and B', difference: 'A − B' };
 
@@ -63,7 +69,7 @@ function headEntries(app) {
 function directionEntries(app) {
   const map = findMap(app.doc, app.state.map);
   if (map.query !== map.key) return [];
-  return [['keys', 'what it attends to'], ['queries', 'what attends to it']];
+  return Object.entries(ASKS[map.mode]);
 }
 
 function compareEntries(app) {

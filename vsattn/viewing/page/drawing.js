@@ -225,7 +225,7 @@ function svgScale(view, weights) {
   }
   const scale = view.state.scale === 'log' ? ', logarithmic' : ', linear';
   node.append(svgNode('rect', { width: wide, height: 14, fill: 'none', stroke: 'currentColor', 'stroke-width': 0.5 }),
-    svgText(0, 28, signText(low * weights.max, weights.signed)),
+    svgText(0, 28, legendStart(view.state.scale, weights.max, weights.signed)),
     svgText(wide, 28, `${signText(weights.max, weights.signed)}${scale}`, { 'text-anchor': 'middle' }));
   return { node, width: wide + 70, height: 34 };
 }

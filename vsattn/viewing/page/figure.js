@@ -86,7 +86,7 @@ function figureMatrix(view) {
 
 /** The colours from the smallest to the largest weight, with the scale in words. */
 function figureLegend(view, max, signed, of) {
-  const steps = 64, wide = 240, low = signed ? -max : 0, node = svgNode('g');
+  const steps = 64, wide = 240, node = svgNode('g');
   for (let i = 0; i < steps; i += 1) {
     const place = (i + 0.5) / steps, part = signed ? 2 * place - 1 : place;
     const value = view.state.scale === 'log' ? Math.sign(part) * LOG_FLOOR ** (1 - Math.abs(part)) : part;
@@ -95,7 +95,7 @@ function figureLegend(view, max, signed, of) {
   }
   const name = ANCHORS[view.theme()].names[signed ? 'diverging' : 'sequential'];
   const scale = view.state.scale === 'log' ? 'logarithmic' : 'linear';
-  node.append(svgText(0, 30, low.toFixed(4)), svgText(wide, 30, max.toFixed(4), { 'text-anchor': 'end' }),
+  node.append(svgText(0, 30, legendStart(view.state.scale, max, signed)), svgText(wide, 30, max.toFixed(4), { 'text-anchor': 'end' }),
     svgText(wide + 12, 12, `${scale} scale, ${name}; ${signed ? 'difference A − B' : 'weight'} of ${of}`));
   return { node, width: FIGURE.width, height: 40 };
 }
@@ -110,8 +110,7 @@ function figureWhat(view) {
   const shown = `${map.name}, ${head}, ${MODE_WORDS[map.mode].toLowerCase()}`;
   if (!view.query) return shown;
   const { set, index } = view.query, label = figureApart(view.set(set).labels[index]);
-  const asks = view.state.direction === 'keys' ? 'what it attends to' : 'what attends to it';
-  return `${shown}; chosen: “${label}” (vector ${index + 1} of ${set}), ${asks}`;
+  return `${shown}; chosen: “${label}” (vector ${index + 1} of ${set}), ${ASKS[map.mode][view.state.direction]}`;
 }
 
 /** The strongest weights in words, since a PNG has no pointer. */

@@ -182,7 +182,7 @@ function makeHeatmap(app) {
       rowName: (r) => (all.rows > HEAT_LABELS || all.pooled ? String(vectorsOfRow(map, r, all.step[0])[0] + 1) : shownLabel(queries.labels[vectorsOfRow(map, r, 1)[0]])),
       columnName: (c) => (all.columns > HEAT_LABELS || all.pooled ? String(c * all.step[1] + 1) : shownLabel(keys.labels[c])) });
     legend.update(all.max, all.signed, `the largest weight of this map${shared ? ' in A or B' : ''}`);
-    const cells = all.pooled ? ` Each cell is the ${all.pooled === 'mean' ? 'mean' : 'largest'} weight of ${all.step[0]} queries × ${all.step[1]} keys.` : '';
+    const cells = all.pooled ? ` Each cell is the ${all.pooled === 'mean' ? 'mean' : 'largest'} weight of ${all.step[0]} ${all.step[0] === 1 ? 'query' : 'queries'} × ${all.step[1]} keys.` : '';
     words.textContent = `Rows are queries (${setTitle(map.query).toLowerCase()}), columns are keys (${setTitle(map.key).toLowerCase()}).${cells}`
       + (long() ? ' Choose a cell to see its vectors one by one.' : '');
   }

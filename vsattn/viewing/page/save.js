@@ -70,9 +70,8 @@ const SAVE_KINDS = {
 /** A file name of plain letters from the title and the map. */
 function saveName(app, kind) {
   const head = findMap(app.doc, app.state.map).heads[app.state.head] ?? 'mean';
-  const words = `${app.doc.title} ${app.state.map} ${head}`.normalize('NFKD')
-    .replace(/[^\w]+/g, '-').replace(/^-+|-+$/g, '');
-  return `${words.slice(-80) || 'attention'}.${kind.toLowerCase()}`;
+  const plain = (text, most) => text.normalize('NFKD').replace(/[^\w]+/g, '-').slice(0, most).replace(/^-+|-+$/g, '');
+  return `${plain(app.doc.title, 40) || 'attention'}-${plain(`${app.state.map} ${head}`, 60)}.${kind.toLowerCase()}`;
 }
 
 async function saveFile(app, kind) {

@@ -121,6 +121,7 @@ function makeTable(app) {
     rows.update(listed(found).map((index) => ({ index, weight: found.values[index] })), keyRow(set, name, found));
     const means = found.error.includes(Infinity) && !found.signed ? blockMeans(app, found) : [];
     blocks.element.hidden = !means.length;
+    if (means.length) blocks.title.textContent = `Means of blocks of ${map.blocks[0]} × ${map.blocks[1]} (queries × keys)`;
     blocks.update(means.map(([index, last, weight]) => ({ index, last, weight })), blockRow({ ...found, max: largest(means.map((mean) => mean[2])) }));
   } };
 }
@@ -132,7 +133,7 @@ function modelText(app) {
 }
 
 function directionText(app) {
-  return app.state.direction === 'keys' ? 'what it attends to' : 'what attends to it';
+  return ASKS[app.map().mode][app.state.direction];
 }
 
 /** The chosen vector and its strongest ties in one sentence, for the live region. */
