@@ -36,7 +36,7 @@ MORE = {
     "fsdd_strings": "data.strings=[12,4,4] task.beam_width=2",
     "multi30k_gru": "encoder.hidden_dim=16 decoder.hidden_dim=16 tokenizer.source.vocab_size=200",
     "multi30k_transformer": "encoder.num_layers=1 decoder.num_layers=1 tokenizer.source.vocab_size=200",
-    "pronouns": "data.pairs=[60,8,8] data.plain=100 data.alone=200",
+    "pronouns": "data.pairs=[60,8,8] data.plain=100 data.alone=300",
     "vit_b_16": "dim=48 encoder.num_layers=1 batch_size=4 tokenizer.size=[64,64]",
     "wav2vec2_base": "task=speech data.speakers=[1,1,1] dim=48 encoder.num_layers=1 tokenizer.channels=16",
 }

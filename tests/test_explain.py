@@ -17,11 +17,12 @@ from view_schema import check
 
 from vsattn.build import build
 from vsattn.checkpoint import payload
-from vsattn.explain import main, numbers
+from vsattn.explain import main
 from vsattn.model import build_model
 from vsattn.tokenizers import Graph
 from vsattn.tokenizers.base import Tokenizer
 from vsattn.viewing.document import Document
+from vsattn.words import numbers
 
 RATE = 8000
 ENCODER = {"_target_": "vsattn.encoders.TransformerEncoder", "num_layers": 2, "num_heads": 2}
@@ -62,6 +63,16 @@ TASKS: dict[str, tuple[dict[str, Any], list[Any]]] = {
         },
         [np.zeros((8, 8), np.uint8)],
     ),
+    "image.ImageTask Digits": (
+        {
+            "tokenizer": {"_target_": "vsattn.tokenizers.Patches", "patch_size": 4},
+            "head": "MeanHead",
+            "data": {"_target_": "vsattn.tasks.data.images.Digits"},
+            "seed": 0,
+            "batch_size": 8,
+        },
+        [np.zeros((8, 8), np.uint8)],
+    ),
 }
 
 
@@ -79,7 +90,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         config |= {**parts, "head": {"_target_": f"vsattn.heads.{parts['head']}"}}
         config |= {"task": {"_target_": f"vsattn.tasks.{target}"}}
         tokenizer = build(config["tokenizer"], Tokenizer, path="tokenizer").fit(items)
-        classes = tokenizer.writes or ["ä", "b,", "c"]
+        classes = tokenizer.writes or (list("0123456789") if "data" in parts else ["ä", "b,", "c"])
         torch.manual_seed(0)
         state = {
             f"model.{k}": v for k, v in build_model(config, tokenizer, num_classes=len(classes)).state_dict().items()
@@ -224,3 +235,30 @@ def test_numbers_and_help(root: Path, capsys) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.splitlines()[-1] == "set()"
     assert done.stderr == ""
+
+
+def test_an_item_of_the_data_that_a_model_was_trained_on(models, here, capsys) -> None:
+    ckpt = f"ckpt={models['imageDigits']}"
+    code, out, _ = command([ckpt, "split=test", "item=3", "other=5", "output=a.json"], capsys)
+    assert code == 0 and "test 3" in out and "test 5" in out
+    code, _, err = command([ckpt, "split=test", "item=99999"], capsys)
+    assert code == 1 and "item=99999: the test split has " in err
+    assert command([ckpt, "split=tset"], capsys)[0] == 2
+    assert "split: is given beside input" in command([ckpt, "split=test", "input=a.png"], capsys)[2]
+
+
+def test_the_words_of_a_drawing(models, here, capsys, monkeypatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "vsattn.viewing.static.draw", lambda document, path, **words: (told.update(words), path.touch())
+    )
+    words = [f"ckpt={models['labeling']}", "text=we can fish", "relevance=no"]
+    assert (
+        command([*words, "format=svg", "head=2", "query=can", "scale=log", "map=encoder.blocks.0.attention"], capsys)[0]
+        == 0
+    )
+    assert told == {"head": 1, "query": "can", "scale": "log", "map": "encoder.blocks.0.attention"}
+    assert command([*words, "format=svg", "head=mean", "query=3"], capsys)[0] == 0
+    assert (told["head"], told["query"]) == ("mean", 2)
+    code, _, err = command([*words, "head=2"], capsys)
+    assert code == 2 and "head: belongs to a drawing" in err

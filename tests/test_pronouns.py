@@ -54,7 +54,7 @@ def meant(data: Pronouns, split: str, index: int) -> str:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_noun_belongs_to_one_split(seed: int) -> None:
-    data = Pronouns(pairs=(10, 10, 10), plain=100, alone=164)
+    data = Pronouns(pairs=(10, 10, 10), plain=100, alone=266)
     data.setup(seed)
     for kind, nouns in BY_KIND.items():
         parts = [data.nouns[split][kind] for split in ("train", "val", "test")]
@@ -156,7 +156,7 @@ def test_the_seed_decides(data: Pronouns) -> None:
     [
         ({"pairs": (1, 0, 1)}, "pairs are three"),
         ({"plain": 0}, "plain"),
-        ({"alone": 100}, "164"),
+        ({"alone": 100}, "266"),
         ({"held_out": 0.5}, "0.1 to 0.4"),
     ],
 )
@@ -270,7 +270,7 @@ def test_pointing_agrees_with_the_weights_that_layers_return(num_prefix: int) ->
 
 def test_the_experiment_trains_and_the_command_measures_where_its_heads_point(tmp_path: Path, capsys) -> None:
     words = ["experiment=pronouns", "debug=fast", "num_threads=1", "logger=none", "dim=16", "data.pairs=[60,24,48]"]
-    words += ["data.plain=100", "data.alone=200", "trainer.limit_test_batches=1.0"]
+    words += ["data.plain=100", "data.alone=300", "trainer.limit_test_batches=1.0"]
     config, faults = plain_config(words)
     assert faults == []
     result = run(config, tmp_path / "run")

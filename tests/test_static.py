@@ -210,6 +210,21 @@ def test_a_and_b_share_a_scale_and_their_difference_is_signed(drawn) -> None:
         assert (colour[2] > colour[0]) == (value > 0)  # blue where A has more
 
 
+def test_two_texts_show_the_head_that_differs_most(drawn) -> None:
+    given = document(kind="comparing")
+    changes = {}
+    for name, found in maps(given).items():
+        if found["mode"] == "raw":
+            for head in range(len(found["heads"])):
+                pair = [given.matrix(maps(given, which)[name], head) for which in (0, 1)]
+                changes[name, head] = float(np.abs(pair[0] - pair[1]).sum())
+    name, head = max(changes, key=changes.__getitem__)
+    figure = drawn(given)
+    shown = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert any(np.array_equal(array, given.matrix(maps(given)[name], head)) for array in shown)
+    assert f"head {head + 1}" in said(figure)
+
+
 def test_inputs_that_do_not_fit_have_no_difference(drawn) -> None:
     data, buffer = made.document(kind="comparing")
     arrays = made.Arrays()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vsattn.errors import ConfigError, DataError, nearest
 from vsattn.predict import files, move, task_of
 from vsattn.run import guarded
-from vsattn.words import count, read_words
+from vsattn.words import count, megabytes, numbers, read_words
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
@@ -28,16 +28,18 @@ Show what a trained model's attention looks at: one page that works without a ne
 
   python -m vsattn.explain ckpt=outputs/labeling/DATE_TIME text="we can fish"
   python -m vsattn.explain ckpt=FOLDER text="it was too tired" other="it was too wide"      side by side
+  python -m vsattn.explain ckpt=outputs/image/DATE_TIME split=test item=3                   of the run's own data
   python -m vsattn.explain ckpt=outputs/image/DATE_TIME input=a.png output=a.html
-  python -m vsattn.explain ckpt=outputs/speech/DATE_TIME input=a.wav format=png
+  python -m vsattn.explain ckpt=outputs/speech/DATE_TIME input=a.wav format=png scale=log
   python -m vsattn.explain ckpt=outputs/node/DATE_TIME input=nodes.csv,edges.csv node=17 hops=2
   echo "we can fish" | python -m vsattn.explain ckpt=outputs/translation/DATE_TIME
 
   ckpt=PATH          a checkpoint, or the folder of a run
   input=PATHS        what predict takes: a file, or a folder; - is standard input, as is none (text only)
   text=WORDS         the text itself, in place of a file; words that are to be labelled stand apart by spaces
+  split=NAME         test, val or train: an item of the data that the model was trained on, in place of a file
   item=N             which of several items, sentences or lines (1)
-  other=PATHS        a second one to compare with, given as the first is: PATHS, or with text= the text itself
+  other=PATHS        a second one to compare with, given as the first is: PATHS, with text= a text, with split= a number
   format=NAME        html, png, svg, pdf, json; else by the ending of output
   output=FILE        replaced when all is written (explain.html, or the next free explain-2.html, ...)
   layers=A,B         numbers from 1 in the order of the model, or patterns of paths: 1,2 or "decoder*"
@@ -48,18 +50,26 @@ Show what a trained model's attention looks at: one page that works without a ne
   relevance=yes|no   explain the answer too (yes, where it can be had)
   budget_mb=X        most megabytes of the page (4.8); weights are kept as exactly as it allows
   device=NAME        cpu, cuda, cuda:1, ... (cpu)
+
+What a drawing (png, svg, pdf) shows; a page shows it all:
+
+  map=NAME           a module's path, such as encoder.blocks.1.attention; a wrong one lists them
+  head=N             from 1, or mean
+  query=NAME         a vector, by its label or its number from 1
+  scale=NAME         linear, log
 """
 
 #: Settings that may be left out.
 OPTIONAL = (
-    "input", "text", "item", "other", "format", "output", "layers", "heads", "queries", "node", "hops", "relevance",
-    "budget_mb", "device",
+    "input", "text", "split", "item", "other", "format", "output", "layers", "heads", "queries", "node", "hops",
+    "relevance", "budget_mb", "device", "map", "head", "query", "scale",
 )  # fmt: skip
 
 #: What messages begin with that name numbers.
 COUNTED = ("layers: ", "heads: ", "queries: ")
 
 FORMATS = ("html", "png", "svg", "pdf", "json")
+SPLITS = ("test", "val", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(given: dict[str, str]) -> None:
     output = output_of(given.get("output"), given.get("format"))
-    if "text" in given and "input" in given:
-        raise ConfigError("text: is given beside input; one of them says what is looked at")
+    if len(said := [name for name in ("input", "text", "split") if name in given]) > 1:
+        raise ConfigError(f"{said[1]}: is given beside {said[0]}; one of them says what is looked at")
+    if "split" in given and given["split"] not in SPLITS:
+        raise ConfigError(f"split={given['split']}: there is no such split; {nearest(given['split'], SPLITS)}")
     if "text" in given and "item" in given:
         raise ConfigError("item: chooses from a file; text= is one item itself")
     chosen: dict[str, Any] = {name: numbers(name, given[name]) for name in ("heads", "queries") if name in given}
@@ -103,7 +115,7 @@ def _explain(given: dict[str, str]) -> None:
             raise
         raise ConfigError(f"{error} (here counted from 0; the words of the command count from 1)") from None
     with warnings.catch_warnings(record=True) as heard:  # such as characters that no font has
-        view.save(output)
+        view.save(output, **_drawing(view, given))
     for text in dict.fromkeys(str(warning.message) for warning in heard):
         print(f"vsattn.explain: {text}", file=sys.stderr)
     _tell(view, output, given["ckpt"])
@@ -131,41 +143,10 @@ def output_of(output: str | None, form: str | None) -> Path:
     return path
 
 
-def numbers(name: str, text: str) -> list[int]:
-    """Return what ``1,3-5`` names, counted from 0.
-
-    Raises:
-        ConfigError: for anything else.
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        span = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", part.strip(), re.ASCII)
-        first, last = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
-        if last < first:
-            raise ConfigError(f"{name}={text}: numbers from 1 are expected, such as {name}=1,3-5")
-        found += range(first - 1, last)
-    return sorted(set(found))
-
-
 def layers(text: str) -> list[int | str]:
     """Return layers by numbers from 0, or patterns of paths."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return [int(part) - 1 if re.fullmatch(r"[1-9]\d{0,5}", part, re.ASCII) else part for part in parts]
-
-
-def megabytes(text: str) -> float:
-    """Return the number of a budget.
-
-    Raises:
-        ConfigError: for anything but a number above 0.
-    """
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < 1e4:
-        raise ConfigError(f"budget_mb={text}: a number above 0 is expected, such as 4.8")
-    return found
 
 
 def node_number(question: Question, name: str) -> int:
@@ -191,6 +172,8 @@ def _question(task: type[Answering], predictor: Predictor, given: dict[str, str]
     """
     if "text" in given:
         return literal(predictor, given["text" if name == "input" else name])
+    if "split" in given:
+        return _of_split(predictor, given["split"], number if name == "input" else count(name, given[name], 1))
     paths = None if given.get(name, "-") == "-" else _files(predictor, given[name], name)
     if paths is None and name == "other" and given.get("input", "-") == "-":
         raise ConfigError("other: standard input is what is looked at; name a file")
@@ -202,6 +185,34 @@ def _question(task: type[Answering], predictor: Predictor, given: dict[str, str]
     if len(found) > 1 and "item" not in given:
         print(f"vsattn.explain: {found[0].name} is shown, and there are more: item=N chooses", file=sys.stderr)
     return found[0]
+
+
+def _of_split(predictor: Predictor, split: str, number: int) -> Question:
+    """Return an item of the data that a model was trained on.
+
+    Raises:
+        DataError: when there are fewer; see :meth:`vsattn.tasks.judging.Judge.of`.
+    """
+    from vsattn.tasks.inputs import Question
+    from vsattn.tasks.judging import Judge
+
+    pairs = Judge.of(predictor, split).pairs
+    if number > len(pairs):
+        raise DataError(f"item={number}: the {split} split has {len(pairs):,}")
+    item = pairs[number - 1][0]
+    return Question(f"{split} {number}", item, range(len(item.x)) if hasattr(item, "edge_index") else None)
+
+
+def _drawing(view: View, given: dict[str, str]) -> dict[str, Any]:
+    """Return what a drawing shows, in the words of :func:`vsattn.viewing.static.draw`, which counts from 0."""
+    chosen: dict[str, Any] = {name: given[name] for name in ("map", "scale") if name in given}
+    if "head" in given:
+        chosen["head"] = "mean" if given["head"] == "mean" else count("head", given["head"], 1) - 1
+    if "query" in given:
+        labels = {label for found in view.document.data["inputs"][0]["sets"].values() for label in found["labels"]}
+        asked = given["query"]
+        chosen["query"] = asked if asked in labels or not asked.isdecimal() else int(asked) - 1
+    return chosen
 
 
 def _files(predictor: Predictor, names: str, name: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,3 +79,34 @@ def quoted(path: Path) -> str:
     """Return a path as a word of Hydra's, which reads quotes and backslashes before them."""
     text = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """Return what ``1,3-5`` names, counted from 0.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        span = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", part.strip(), re.ASCII)
+        first, last = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
+        if last < first:
+            raise ConfigError(f"{name}={text}: numbers from 1 are expected, such as {name}=1,3-5")
+        found += range(first - 1, last)
+    return sorted(set(found))
+
+
+def megabytes(text: str) -> float:
+    """Return the number of a budget.
+
+    Raises:
+        ConfigError: for anything but a number above 0.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e4:
+        raise ConfigError(f"budget_mb={text}: a number above 0 is expected, such as 4.8")
+    return found

@@ -21,17 +21,22 @@ NOUNS = {
     "animals": "animal dog cat horse cow goat pig donkey fox wolf bear rabbit deer mouse squirrel hedgehog badger "
     "otter beaver monkey camel elephant lion tiger leopard zebra giraffe kangaroo panda goose duck hen turkey "
     "tortoise lizard frog toad snake crab puppy kitten calf lamb foal pony mule buffalo llama weasel ferret hamster "
-    "mole rat sheep",
+    "mole rat sheep parrot owl swan penguin moose bison jackal hyena cheetah baboon",
     "ways": "street road river bridge field desert valley stream square canyon swamp lake highway avenue meadow "
-    "glacier brook creek ditch track courtyard motorway lane canal gorge moor",
+    "glacier brook creek ditch track courtyard motorway lane canal gorge moor lawn trail path marsh bog ravine "
+    "runway railway causeway prairie strait fjord lagoon pond boulevard alley",
     "heights": "hill mountain wall tree ladder tower cliff fence ridge slope dune rock staircase mast pole peak roof "
-    "volcano pyramid pillar",
+    "volcano pyramid pillar hedge gate crag mound knoll boulder balcony terrace scaffold chimney steeple spire pylon "
+    "bluff summit stairway palisade obelisk embankment turret",
     "loads": "box sack crate trunk chair table basket bucket barrel log cart sledge wagon suitcase stone bag parcel "
-    "desk chest bench plank wheel",
+    "desk chest bench plank wheel pot jar jug anvil piano sofa wardrobe mattress carpet bale bundle canoe raft "
+    "plough safe statue bookcase stove",
     "food": "apple pear carrot cake biscuit nut pie melon cabbage potato plum peach loaf sausage egg cheese turnip "
-    "mushroom pumpkin onion radish banana",
+    "mushroom pumpkin onion radish banana tomato cucumber pepper lemon orange grape cherry fig pudding tart muffin "
+    "pancake waffle steak burger beetroot coconut mango",
     "rooms": "barn cave tunnel house cellar shed stable forest den hut tent garage kitchen castle garden hall church "
-    "cabin yard burrow",
+    "cabin yard burrow attic basement bakery library office school shop museum theatre palace temple chapel mill "
+    "factory warehouse station hospital bunker dungeon workshop",
 }
 
 BY_KIND = {kind: words.split() for kind, words in NOUNS.items()}
@@ -127,8 +132,8 @@ class Pronouns(TaggedWords):
         self,
         *,
         pairs: Sequence[int] = (4000, 500, 1000),
-        plain: int = 4000,
-        alone: int = 12_000,
+        plain: int = 8000,
+        alone: int = 16_000,
         held_out: float = 0.2,
         augment: Augment | None = None,
     ) -> None:

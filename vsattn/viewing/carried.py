@@ -27,7 +27,7 @@ MOST_ROLLED = 2048
 MOST_ROWS = 64
 
 #: What relevance may take, in bytes; it needs all weights, all heads and their gradients at once.
-RELEVANCE_BYTES = 384 << 20
+RELEVANCE_BYTES = 768 << 20
 
 
 def add_rollout(found: Looked) -> None:

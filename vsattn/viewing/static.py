@@ -48,7 +48,8 @@ def draw(
         document: what was recorded.
         path: ends with .png, .svg or .pdf.
         map: the id of one; the last that the answer came through, or of text the one with the most focused head.
-        head: from 0, or "mean"; the most focused (lowest entropy) where all queries of a text are shown, else the mean.
+        head: from 0, or "mean"; the most focused (lowest entropy) where all queries of a text are shown, of two texts
+            the one that differs most between them, else the mean.
         query: the number of a vector from 0, prefix vectors counted, or its label, the first of that name.
         scale: of colours, widths and heights.
         dpi: dots an inch of a PNG; fewer where a side would have more than `MOST_DOTS`.

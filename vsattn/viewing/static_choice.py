@@ -119,7 +119,9 @@ def views(document: Document, found: str | None, head: Head | None, query: int |
     """
     inputs = document.data["inputs"]
     first = _map(inputs[0], found, asked=query is not None)
-    head = _head(first, head, focused=query is None and _in_a_row(inputs[0], first))
+    in_a_row = query is None and _in_a_row(inputs[0], first)
+    moved = _most_moved(document) if in_a_row and found is None and head is None and len(inputs) > 1 else None
+    first, head = moved or (first, _head(first, head, focused=in_a_row))
     shown, lacking = [], ""
     for one in inputs:
         own = first if one is inputs[0] else counterpart(one, first)
@@ -152,6 +154,20 @@ def entropies(found: dict[str, Any]) -> list[float]:
     measures = found["measures"] or {}
     known = measures.get("entropy") or [None] * len(found["heads"])
     return [float("inf") if entropy is None else entropy for entropy in known]
+
+
+def _most_moved(document: Document) -> tuple[dict[str, Any], int] | None:
+    """Return the map of vectors in a row and the head whose weights differ most between two inputs, or None."""
+    one, other = document.data["inputs"]
+    found: list[tuple[float, dict[str, Any], int]] = []
+    for each in one["maps"]:
+        beside = counterpart(other, each)
+        if each["mode"] != "raw" or not _in_a_row(one, each) or beside is None or beside["shape"] != each["shape"]:
+            continue
+        for head in range(len(each["heads"])):
+            change = np.abs(document.matrix(each, head) - document.matrix(beside, head)).sum()
+            found.append((float(change), each, head))
+    return max(found, key=lambda triple: triple[0])[1:] if found else None
 
 
 def _place(found: dict[str, Any]) -> list[Any]:

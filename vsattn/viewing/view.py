@@ -30,7 +30,8 @@ NOTE = (
 HEIGHT = 760
 
 #: Endings that `View.save` knows.
-ENDINGS = (".html", ".json", ".png", ".svg", ".pdf")
+DRAWINGS = (".png", ".svg", ".pdf")
+ENDINGS = (".html", ".json", *DRAWINGS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,23 +51,29 @@ class View:
 
         return render(self.document.data, self.document.buffer)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, **drawing: Any) -> Path:
         """Write a file of the kind that its ending says: ``.html``, ``.json``, or a drawing, ``.png .svg .pdf``.
 
         What is there is replaced when all is written.
 
+        Args:
+            path: of the file.
+            drawing: what a drawing shows: map, head, query and scale of :func:`vsattn.viewing.static.draw`.
+
         Raises:
-            ConfigError: for another ending.
+            ConfigError: for another ending, or words of a drawing that are not there, or are given for a page.
             DataError: when the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() not in ENDINGS:
             raise ConfigError(f"{path}: a view is saved as a file that ends in {', '.join(ENDINGS)}")
+        if drawing and path.suffix.lower() not in DRAWINGS:
+            raise ConfigError(f"{', '.join(drawing)}: belongs to a drawing ({', '.join(DRAWINGS)}); a page shows all")
         part = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._write(part)
+                self._write(part, drawing)
                 os.replace(part, path)
             finally:
                 part.unlink(missing_ok=True)
@@ -74,7 +81,7 @@ class View:
             raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
         return path
 
-    def _write(self, path: Path) -> None:
+    def _write(self, path: Path, drawing: dict[str, Any]) -> None:
         kind = path.suffix.lower()
         if kind == ".html":
             path.write_text(self.html, encoding="utf-8")
@@ -83,7 +90,7 @@ class View:
         else:
             from vsattn.viewing.static import draw
 
-            draw(self.document, path)
+            draw(self.document, path, **drawing)
 
     def _repr_html_(self) -> str:
         """Return the page inside a frame of its own, whose script can reach nothing of the notebook."""
