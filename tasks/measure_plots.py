@@ -49,7 +49,7 @@ def heads_plot(rows: Sequence[dict[str, Any]], path: Path, *, score: float | Non
     Args:
         rows: of heads, with ``path``, ``head`` and measures.
         path: the PNG to write.
-        score: of the whole model, which the last panel names; heads that `Ablated.says` are needed or harmful have a frame.
+        score: of the whole model, which the last panel names; heads that are needed or harmful have a frame.
     """
     from matplotlib.figure import Figure
 

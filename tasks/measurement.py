@@ -133,8 +133,8 @@ def _head_cells(row: HeadRow, names: Sequence[str], ablated: bool) -> list[str]:
 def _tell_ablation(changes: Sequence[Ablated]) -> None:
     says = [one.says for one in changes]
     print(
-        f"ablation  {says.count('needed')} of {len(says)} heads are needed (without them the score falls, p < 0.05 by a "
-        f"sign test over items times {len(says)} heads), {says.count('harmful')} do harm; the others may do so by chance",
+        f"ablation  {says.count('needed')} of {len(says)} heads are needed (the score falls without them; p < 0.05 by "
+        f"a sign test over items, times {len(says)} heads), {says.count('harmful')} do harm; others may be chance",
         flush=True,
     )
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vsattn.build import build
 from vsattn.errors import ConfigError
 from vsattn.measures.ablation import ablation
 from vsattn.measures.intervals import mean_interval
 from vsattn.measures.pointing import Hits, Meant, hits, pointing
 from vsattn.model import build_model
 from vsattn.predictor import Predictor
+from vsattn.silencing import silence
 
-from .data.base import Data
-from .data.pronouns import Pronouns
+from .data.base import of_checkpoint
+from .data.pronouns import Pronouns, is_choice
 from .judging import Judge
 from .measure_plots import named
 from .report import aligned, number
 
 #: A value and its 95% interval.
 Share = tuple[float, float, float]
+
+
+#: Of each head, by the path of its module and its number.
+Shares = dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What pronouns mean: which of the nouns, and where their adjectives stand, ``(B,)``."""
+
+    nouns: Meant
+    adjective: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Pointer:
         val: share of the validation sentences in which its largest weight among the nouns is that of the noun meant.
         share: the same of the split, with its interval.
         of_all: share in which that noun has its largest weight of all words.
+        adjective: share in which the adjective has, from the pronoun.
         moved: share of the pairs of sentences, one adjective apart, in both of which it points at the noun meant.
         untrained: as ``share``, in the same model before training.
         change: of the model's accuracy when the head is silent, with its interval.
@@ -47,6 +61,7 @@ class Pointer:
     val: float
     share: Share
     of_all: Share
+    adjective: float
     moved: Share
     untrained: float
     change: Share
@@ -70,40 +85,26 @@ def pronoun_pointing(predictor: Predictor, split: str, *, count: int, seed: int)
         ConfigError: for a model of other data, or one without attention.
         DataError: see :meth:`~vsattn.tasks.judging.Judge.of`.
     """
-    settings = predictor.config.get("data") or {}
-    if not str(settings.get("_target_", "")).endswith(f".{Pronouns.__name__}"):
+    settings = predictor.config.get("data")
+    data = of_checkpoint(settings) if settings else None
+    if not isinstance(data, Pronouns):
         raise ConfigError("pointing needs to know which noun a pronoun means: a model that learned data=pronouns")
-    data: Any = build(settings, Data, path="data")
     data.setup(predictor.config["seed"])
     asked = {part: _questions(predictor, data, part, count) for part in ("val", split)}
-    trained = {part: hits(predictor.model, questions) for part, questions in asked.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = build_model(predictor.config, predictor.tokenizer, num_classes=len(predictor.classes)).eval()
-    untrained = {part: hits(fresh, questions) for part, questions in asked.items()}
-    before, changes = ablation(predictor.model, lambda: _right(predictor, asked[split]), seed=seed)
-    silent = {(one.path, one.head): (one.change, one.low, one.high) for one in changes}
-    val, other = _shares(trained["val"]), _shares(untrained[split])
-    rows = [
-        Pointer(
-            one.path,
-            one.head,
-            val[one.path, one.head],
-            (one.share, one.low, one.high),
-            (one.of_all, one.all_low, one.all_high),
-            _moved(trained[split][one.path], one.head, seed),
-            other[one.path, one.head],
-            silent[one.path, one.head],
-        )
-        for one in pointing(trained[split], seed=seed)
-    ]
+    untrained = {part: _shares(hits(fresh, _nouns(questions))) for part, questions in asked.items()}
+    before, rows = _pointers(predictor, asked, split, untrained[split], seed)
     best = max(rows, key=lambda row: row.val)
-    control = max(_shares(untrained["val"]).items(), key=lambda pair: pair[1])[0]
+    layer = [row.head for row in rows if row.path == best.path]
+    together = {"without_layer": layer, "alone_in_layer": [head for head in layer if head != best.head]}
     found = {
-        "sentences": sum(len(one.query) for one in asked[split]),
+        "sentences": sum(len(one.nouns.query) for one in asked[split]),
         "accuracy": before,
-        "nearest_noun": float(torch.cat([_nearest(one) for one in asked[split]]).double().mean()),
-        "untrained_best": other[control],
+        **{name: _silenced(predictor, asked[split], {best.path: heads}) for name, heads in together.items()},
+        "nearest_noun": float(torch.cat([_nearest(one.nouns) for one in asked[split]]).double().mean()),
+        "untrained_best": untrained[split][max(untrained["val"].items(), key=lambda pair: pair[1])[0]],
         "best": vars(best),
         "heads": [vars(row) for row in rows],
     }
@@ -111,10 +112,37 @@ def pronoun_pointing(predictor: Predictor, split: str, *, count: int, seed: int)
     return found
 
 
-def _questions(predictor: Predictor, data: Pronouns, split: str, count: int) -> list[Meant]:
-    """Return what each pronoun means, in batches."""
+def _pointers(
+    predictor: Predictor, asked: dict[str, list[Asked]], split: str, untrained: Shares, seed: int
+) -> tuple[float, list[Pointer]]:
+    """Return the accuracy of the whole model, and what is measured of each head."""
+    model, questions = predictor.model, asked[split]
+    found, val = hits(model, _nouns(questions)), _shares(hits(model, _nouns(asked["val"])))
+    adjectives = hits(model, [replace(one.nouns, answer=one.adjective) for one in questions])
+    before, changes = ablation(model, lambda: _right(predictor, questions), seed=seed)
+    silent = {(one.path, one.head): (one.change, one.low, one.high) for one in changes}
+    rows = [
+        Pointer(
+            path=one.path,
+            head=one.head,
+            val=val[one.path, one.head],
+            share=(one.share, one.low, one.high),
+            of_all=(one.of_all, one.all_low, one.all_high),
+            adjective=float(adjectives[one.path].everything[:, one.head].double().mean()),
+            moved=_moved(found[one.path], one.head, seed),
+            untrained=untrained[one.path, one.head],
+            change=silent[one.path, one.head],
+        )
+        for one in pointing(found, seed=seed)
+    ]
+    return before, rows
+
+
+def _questions(predictor: Predictor, data: Pronouns, split: str, count: int) -> list[Asked]:
+    """Return what each pronoun means that could mean several nouns, in batches."""
     judge = Judge.of(predictor, split)
-    pairs = [judge.pairs[i] for i in range(min(len(judge.pairs), count // 2 * 2))]
+    every = (judge.pairs[i] for i in range(len(judge.pairs)))
+    pairs = list(islice((pair for pair in every if is_choice(pair[0])), count // 2 * 2))
     found = []
     for start in range(0, len(pairs), judge.batch_size):
         part = pairs[start : start + judge.batch_size]
@@ -123,16 +151,26 @@ def _questions(predictor: Predictor, data: Pronouns, split: str, count: int) -> 
         candidates = torch.zeros_like(batch["mask"])
         for row, reference in enumerate(references):
             candidates[row, reference.nouns] = True
-        query, answer = (torch.tensor(places) for places in zip(*((r.pronoun, r.antecedent) for r in references)))
-        found.append(Meant(batch, query, candidates, answer))
+        query, adjective, answer = torch.tensor([(r.pronoun, r.adjective, r.antecedent) for r in references]).T
+        found.append(Asked(Meant(batch, query, candidates, answer), adjective))
     return found
 
 
+def _nouns(asked: Sequence[Asked]) -> list[Meant]:
+    return [one.nouns for one in asked]
+
+
+def _silenced(predictor: Predictor, asked: Sequence[Asked], heads: dict[str, Iterable[int]]) -> float:
+    """Return the accuracy without these heads."""
+    with silence(predictor.model, heads):
+        return float(_right(predictor, asked)[0].double().mean())
+
+
 @torch.no_grad()
-def _right(predictor: Predictor, asked: Sequence[Meant]) -> tuple[Tensor, Tensor]:
+def _right(predictor: Predictor, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
     """Return whether the model answers right at each pronoun, ``(n,)``, and ones."""
     parts = []
-    for one in asked:
+    for one in _nouns(asked):
         rows = torch.arange(len(one.query))
         answers = predictor.model(one.batch)[rows, one.query].argmax(-1)
         parts.append(answers == one.batch["target"][rows, one.query])
@@ -140,7 +178,7 @@ def _right(predictor: Predictor, asked: Sequence[Meant]) -> tuple[Tensor, Tensor
     return right.long(), torch.ones_like(right, dtype=torch.long)
 
 
-def _shares(found: dict[str, Hits]) -> dict[tuple[str, int], float]:
+def _shares(found: dict[str, Hits]) -> Shares:
     return {
         (path, head): float(value)
         for path, one in found.items()
@@ -163,20 +201,20 @@ def _nearest(asked: Meant) -> Tensor:
 
 def _show(rows: Sequence[Pointer], best: Pointer, found: dict[str, Any], split: str) -> None:
     heading = ["points at the noun meant", "val", split, "95% interval", "of all words", "both of a pair", "untrained"]
-    heading += ["accuracy without it", "95% interval"]
+    heading += ["at the adjective", "accuracy without it", "95% interval"]
     cells = [
         [
             row.name,
             *(number(value) for value in (row.val, row.share[0])),
             _between(row.share),
-            *(number(value) for value in (row.of_all[0], row.moved[0], row.untrained)),
+            *(number(value) for value in (row.of_all[0], row.moved[0], row.untrained, row.adjective)),
             f"{row.change[0]:+.4f}",
             f"{row.change[1]:+.4f} to {row.change[2]:+.4f}",
         ]
         for row in rows
     ]
     print("\n" + "\n".join(aligned([heading, *cells])), flush=True)
-    others = [row.change[0] for row in rows if row is not best]
+    worst = min(rows, key=lambda row: row.change[0])
     before, after = found["accuracy"], best.change
     lines = (
         f"best in validation: {best.name}, measured on {found['sentences']} sentences of {split}:",
@@ -186,8 +224,10 @@ def _show(rows: Sequence[Pointer], best: Pointer, found: dict[str, Any], split: 
         f"{number(found['untrained_best'])}",
         f"  one adjective moves it from one noun to the other in {number(best.moved[0])} of the pairs "
         f"({_between(best.moved)})",
-        f"  the model answers {number(before)} right, {number(before + after[0])} without it ({after[1]:+.4f} to "
-        f"{after[2]:+.4f}), and {number(before + min(others, default=0.0))} at worst without another head",
+        f"  the model answers {number(before)} right; {number(before + after[0])} without this head, "
+        f"{number(found['alone_in_layer'])} with no other in its layer, {number(found['without_layer'])} with none",
+        f"  the head whose silence costs most: {worst.name}, {number(before + worst.change[0])} without it; from the "
+        f"pronoun its strongest word is the adjective in {number(worst.adjective)}",
     )
     print("\n" + "\n".join(lines), flush=True)
 

@@ -206,14 +206,16 @@ def pointed() -> Model:
 
 
 def test_inference_mode_changes_nothing_and_nothing_is_left_behind() -> None:
+    writer, labels = published(), model(TransformerEncoder(8, 2, 2), VectorHead(8, 3))
+
     def found() -> list[Tensor]:
         batch = {"source": torch.tensor([[3, 5, 7, 4, 2], [4, 2, 0, 0, 0]]), "target": torch.tensor([[1, 6, 8, 2]] * 2)}
-        labels = model(TransformerEncoder(8, 2, 2), VectorHead(8, 3))
-        asked = [ask(published(), batch)], [ask(labels, {"set": sequences()}, vector=torch.tensor([2, 0]))]
-        ways = zip((published(), labels), asked, strict=True)
-        curves = [torch.stack([*faithfulness(made, questions).deletion.values()]) for made, questions in ways]
-        return [*curves, relevance(published(), batch).answer]
+        written = faithfulness(writer, [ask(writer, batch)])
+        labelled = faithfulness(labels, [ask(labels, {"set": whole}, vector=torch.tensor([2, 0]))])
+        curves = [torch.stack([*one.deletion.values()]) for one in (written, labelled)]
+        return [*curves, relevance(writer, batch).answer]
 
+    whole = sequences()
     made, questions = published(), {"source": torch.tensor([[3, 5, 2]]), "target": torch.tensor([[1, 6, 2]])}
     weights, state = [one.clone() for one in made.parameters()], torch.get_rng_state()
     faithfulness(made, [ask(made, questions)])

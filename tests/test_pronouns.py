@@ -93,7 +93,10 @@ def test_one_adjective_changes_what_is_meant_and_nothing_else_tells(data: Pronou
         pairs = [i for i, (words, _) in enumerate(getattr(data, split)) if "it" in words and len(nouns_of(words)) > 1]
         for one, other in zip(pairs[::2], pairs[1::2], strict=True):
             a, b = (getattr(data, split)[i][0] for i in (one, other))
-            assert sum(x != y for x, y in zip(a, b, strict=True)) == 1
+            (place,) = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+            reference = data.reference(b, meant(data, split, other))
+            assert reference.adjective == place and b[reference.antecedent] == meant(data, split, other)
+            assert [a[i] for i in reference.nouns] == nouns_of(a) and a[reference.pronoun] == "it"
             assert {meant(data, split, one), meant(data, split, other)} <= set(nouns_of(a))
             assert meant(data, split, one) != meant(data, split, other)
             assert KIND[meant(data, split, one)] == "animals"
@@ -284,6 +287,8 @@ def test_the_experiment_trains_and_the_command_measures_where_its_heads_point(tm
     assert found["nearest_noun"] == pytest.approx(result.metrics["floor/accuracy"])
     assert found["accuracy"] == pytest.approx(result.metrics["test/accuracy"])
     assert found["best"]["val"] == max(row["val"] for row in found["heads"])
+    assert measure([arguments[0], "split=train", "n=8", "what=pointing", f"output={tmp_path / 'train'}"]) == 0
+    assert json.loads((tmp_path / "train" / "measure.json").read_text())["pointing"]["sentences"] == 8
 
 
 def test_a_model_of_other_data_is_refused() -> None:

@@ -262,9 +262,7 @@ class _Recorder:
     def _follow(self, path: str, case: Case, output: Tensor, work: Any, gradient: list[Tensor]) -> None:
         """Have the gradient of the weights computed as soon as that of the heads' output is known."""
         if not output.requires_grad:
-            raise RecordingError(
-                f"{path}: gradients=True needs a parameter or input with gradients, no torch.no_grad()"
-            )
+            raise RecordingError(f"{path}: gradients=True needs grad mode, and what requires gradients")
         if case.dropout:
             raise RecordingError(f"{path}: with dropout the weights in use are others: call model.eval() first")
 

@@ -93,9 +93,10 @@ PATTERNS: list[Pattern] = list(product(("active", "passive"), (False, True), PLA
 
 
 class Reference(NamedTuple):
-    """Places in a sentence: of the pronoun, of all nouns in order, and of the noun that the pronoun means."""
+    """Places in a sentence: of the pronoun, its adjective, all nouns in order, and the noun that the pronoun means."""
 
     pronoun: int
+    adjective: int
     nouns: list[int]
     antecedent: int
 
@@ -146,17 +147,17 @@ class Pronouns(TaggedWords):
             )
         if not 0.1 <= held_out <= 0.4:
             raise ConfigError(f"data.held_out is from 0.1 to 0.4, not {held_out}")
-        self.pairs, self.plain, self.alone, self.held_out = tuple(pairs), plain, alone, held_out
+        self.pairs, self.num_plain, self.num_alone, self.held_out = tuple(pairs), plain, alone, held_out
 
     def setup(self, seed: int) -> None:
         """Deal out the nouns and draw the sentences, both by the seed."""
         self.nouns = dealt(self.held_out, seed)
         drawing = random.Random(f"{seed} others")
         found: dict[str, list[Tagged]] = {split: [] for split in SPLITS}
-        for pattern in patterns(self.plain, drawing):
+        for pattern in patterns(self.num_plain, drawing):
             words = said(pattern, BY_KIND, drawing, reason="").words
             found["train"].append((words, [KIND.get(word) for word in words]))
-        for index in range(self.alone):
+        for index in range(self.num_alone):
             noun = list(KIND)[index % len(KIND)]
             words = alone(noun, drawing)
             found["train"].append((words, [noun if word == PRONOUN else None for word in words]))
@@ -166,9 +167,14 @@ class Pronouns(TaggedWords):
                 found[split] += pair(pattern, self.nouns[split], drawing)
         self.take(found)
 
+    @staticmethod
+    def asked(words: Sequence[str]) -> list[int]:
+        """Return which words have an answer; what a model says of the others means nothing."""
+        return [i for i, word in enumerate(words) if word.lower() == PRONOUN]
+
     def reference(self, words: Sequence[str], meant: str) -> Reference:
-        """Return where the pronoun, the nouns and the noun that is meant stand in a sentence."""
-        return Reference(words.index(PRONOUN), places(words), words.index(meant))
+        """Return what stands where in a sentence with a pronoun that means this noun."""
+        return Reference(words.index(PRONOUN), words.index("too") + 1, places(words), words.index(meant))
 
     def guesses(self) -> dict[str, list[str]]:
         """Return what rules say that do not read the adjective: the noun nearest to the pronoun, the first, ..."""
@@ -274,3 +280,8 @@ def sentence(text: str) -> list[str]:
 def places(words: Sequence[str]) -> list[int]:
     """Return where the nouns of a sentence stand."""
     return [i for i, word in enumerate(words) if word in KIND]
+
+
+def is_choice(words: Sequence[str]) -> bool:
+    """Tell whether a sentence has a pronoun and several nouns."""
+    return PRONOUN in words and len(places(words)) > 1

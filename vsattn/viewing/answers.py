@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vsattn.build import resolve
 from vsattn.encoder_decoder import EncoderDecoder
 from vsattn.errors import ConfigError, DataError
 from vsattn.heads import CtcHead
@@ -64,8 +65,12 @@ def answered(predictor: Predictor, item: Any) -> Answered:
         details = [f"{names[row]} {p:.2f}" for row, p in zip(rows.tolist(), best.tolist(), strict=True)]
         return Answered(batch, found.text or "(nothing)", logits, rows, details)
     if isinstance(found, list):
-        details = [f"{one.label} {one.probability:.2f}" for one in found]
-        return Answered(batch, _summary([one.label for one in found]), logits, labels, details)
+        said = [f"{one.label} {one.probability:.2f}" for one in found]
+        asked = _asked(predictor, item)
+        if asked is None:
+            return Answered(batch, _summary([one.label for one in found]), logits, labels, said)
+        text = ", ".join(f"{item[i]}: {said[i]}" for i in asked) or "(nothing is asked of it)"
+        return Answered(batch, text, logits, labels, [one if i in asked else "" for i, one in enumerate(said)])
     return Answered(batch, f"{found.label} ({found.probability:.2f})", logits, labels)
 
 
@@ -106,6 +111,13 @@ def _translated(predictor: Any, item: Any) -> Answered:
         readable(texts.target, ids[:-1]),
         readable(texts.target, ids[1:]),
     )
+
+
+def _asked(predictor: Predictor, item: Any) -> list[int] | None:
+    """Return which vectors have an answer, where the data that the model was trained on say so by ``asked(item)``."""
+    target = (predictor.config.get("data") or {}).get("_target_")
+    asked = getattr(resolve(target), "asked", None) if target else None
+    return None if asked is None else asked(item)
 
 
 def _summary(labels: Sequence[str]) -> str:
