@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import http.server
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is loaded: small models gain nothing from more
 os.environ.setdefault("MPLBACKEND", "agg")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so begins what a script runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 

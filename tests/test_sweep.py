@@ -321,7 +321,11 @@ def test_jobs_in_two_processes_share_the_cores_and_end_together(folder: Path) ->
     while ended() != [0, None, 1, 1] and time.monotonic() < deadline and done.poll() is None:
         time.sleep(0.2)
     os.kill(done.pid, signal.SIGINT)  # the command alone: a batch system does not tell its children
-    said, _ = done.communicate(timeout=120)
+    try:
+        said, _ = done.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(done.pid, signal.SIGKILL)
+        raise
     assert done.returncode == 130, said
     for _ in range(100):  # the group of the command and all that it started
         try:
