@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,18 @@ def measure(
     verdicts: list[Verdict] = []
     alignments: list[Aligned] = []
     if "faithfulness" in what:
-        try:
+        with _unless_refused("faithfulness", left_out):
             curves, verdicts = subject.faithfulness(METHODS)
             _show_faithfulness(curves, verdicts)
             found["faithfulness"] = _faithfulness(curves, verdicts)
-        except ConfigError as error:
-            left_out["faithfulness"] = error
     if "alignment" in what:
-        try:
+        with _unless_refused("alignment", left_out):
             alignments, pairs, unknown = alignment_rates(predictor, split, count=count, seed=seed)
             _show_alignment(alignments, pairs, unknown, split)
             found["alignment"] = {"pairs": pairs, "left_out": unknown, "rates": [vars(one) for one in alignments]}
-        except ConfigError as error:
-            left_out["alignment"] = error
     if "pointing" in what:
-        try:
+        with _unless_refused("pointing", left_out):
             found["pointing"] = pronoun_pointing(predictor, split, count=count, seed=seed)
-        except ConfigError as error:
-            left_out["pointing"] = error
     for name, reason in left_out.items():
         if chosen:
             raise reason
@@ -96,6 +91,15 @@ def measure(
         raise DataError(f"{folder} cannot be written: {error.strerror or error}") from error
     print(f"\n{found['seconds']:.1f} s; in {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
     return found
+
+
+@contextlib.contextmanager
+def _unless_refused(name: str, left_out: dict[str, ConfigError]) -> Iterator[None]:
+    """Note why a measure is left out, where the model does not allow it."""
+    try:
+        yield
+    except ConfigError as error:
+        left_out[name] = error
 
 
 def _heads(subject: Subject, what: Sequence[str], found: dict[str, Any]) -> list[HeadRow]:

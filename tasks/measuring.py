@@ -151,9 +151,7 @@ class Subject:
         with torch.no_grad():
             vectors = self.model.encode(batch)
             logits = self.model.head(vectors)
-        real = torch.ones(logits.shape[:2], dtype=torch.bool)
-        if vectors.mask is not None:
-            real = vectors.mask[:, vectors.num_prefix :]
+        real = vectors.real[:, vectors.num_prefix :]
         says = logits.argmax(-1) < logits.shape[-1] - 1 if isinstance(self.model.head, CtcHead) else None
         asked = real & (batch["target"] != IGNORED if says is None else says)
         asked = torch.where(asked.any(1, keepdim=True), asked, real)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vsattn.build import resolve
 from vsattn.errors import ConfigError
 from vsattn.measures.ablation import ablation
 from vsattn.measures.intervals import mean_interval
@@ -18,7 +19,6 @@ from vsattn.model import build_model
 from vsattn.predictor import Predictor
 from vsattn.silencing import silence
 
-from .data.base import of_checkpoint
 from .data.pronouns import Pronouns, is_choice
 from .judging import Judge
 from .measure_plots import named
@@ -85,12 +85,10 @@ def pronoun_pointing(predictor: Predictor, split: str, *, count: int, seed: int)
         ConfigError: for a model of other data, or one without attention.
         DataError: see :meth:`~vsattn.tasks.judging.Judge.of`.
     """
-    settings = predictor.config.get("data")
-    data = of_checkpoint(settings) if settings else None
-    if not isinstance(data, Pronouns):
+    target = (predictor.config.get("data") or {}).get("_target_")
+    if target is None or not issubclass(resolve(target), Pronouns):
         raise ConfigError("pointing needs to know which noun a pronoun means: a model that learned data=pronouns")
-    data.setup(predictor.config["seed"])
-    asked = {part: _questions(predictor, data, part, count) for part in ("val", split)}
+    asked = {part: _questions(predictor, part, count) for part in ("val", split)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = build_model(predictor.config, predictor.tokenizer, num_classes=len(predictor.classes)).eval()
@@ -138,7 +136,7 @@ def _pointers(
     return before, rows
 
 
-def _questions(predictor: Predictor, data: Pronouns, split: str, count: int) -> list[Asked]:
+def _questions(predictor: Predictor, split: str, count: int) -> list[Asked]:
     """Return what each pronoun means that could mean several nouns, in batches."""
     judge = Judge.of(predictor, split)
     every = (judge.pairs[i] for i in range(len(judge.pairs)))
@@ -147,7 +145,7 @@ def _questions(predictor: Predictor, data: Pronouns, split: str, count: int) -> 
     for start in range(0, len(pairs), judge.batch_size):
         part = pairs[start : start + judge.batch_size]
         batch = judge.task.collate(part)
-        references = [data.reference(words, predictor.classes[max(target)]) for words, target in part]
+        references = [Pronouns.reference(words, predictor.classes[max(target)]) for words, target in part]
         candidates = torch.zeros_like(batch["mask"])
         for row, reference in enumerate(references):
             candidates[row, reference.nouns] = True

@@ -8,10 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vsattn.errors import CheckpointError, ConfigError, DataError, ShapeError, nearest
+from vsattn.errors import CheckpointError, ConfigError, DataError, ShapeError
 from vsattn.extensions import groups, using
 from vsattn.run import guarded
-from vsattn.words import count, option, read_words
+from vsattn.words import count, option, read_words, split_of
 
 USAGE = """\
 Judge a trained model: on any split of its data, or on other data of the same kind.
@@ -55,9 +55,7 @@ def _run(words: list[str]) -> None:
 def _evaluate(words: list[str], config_dir: Path | None) -> None:
     changes = [word for word in words if _root(word) in OPEN]
     settings = read_words(_refuse_parts([word for word in words if word not in changes]), ("ckpt",), OWN)
-    split = settings.get("split", "test")
-    if split not in ("test", "val", "train"):
-        raise ConfigError(f"split={split}: there is no such split; {nearest(split, ('test', 'val', 'train'))}")
+    split = split_of(settings, "test")
     numbers: dict[str, Any] = {
         name: count(name, settings[name], least)
         for name, least in (("batch_size", 1), ("num_workers", 0))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vsattn.errors import ConfigError, DataError, nearest
 from vsattn.predict import files, move, task_of
 from vsattn.run import guarded
-from vsattn.words import count, megabytes, numbers, read_words
+from vsattn.words import count, megabytes, numbers, read_words, split_of
 
 if TYPE_CHECKING:
     from vsattn.predictor import Predictor
@@ -69,7 +69,6 @@ OPTIONAL = (
 COUNTED = ("layers: ", "heads: ", "queries: ")
 
 FORMATS = ("html", "png", "svg", "pdf", "json")
-SPLITS = ("test", "val", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +84,7 @@ def _explain(given: dict[str, str]) -> None:
     output = output_of(given.get("output"), given.get("format"))
     if len(said := [name for name in ("input", "text", "split") if name in given]) > 1:
         raise ConfigError(f"{said[1]}: is given beside {said[0]}; one of them says what is looked at")
-    if "split" in given and given["split"] not in SPLITS:
-        raise ConfigError(f"split={given['split']}: there is no such split; {nearest(given['split'], SPLITS)}")
+    split_of(given, "test")
     if "text" in given and "item" in given:
         raise ConfigError("item: chooses from a file; text= is one item itself")
     chosen: dict[str, Any] = {name: numbers(name, given[name]) for name in ("heads", "queries") if name in given}

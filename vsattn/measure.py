@@ -9,7 +9,7 @@ from pathlib import Path
 from vsattn.errors import ConfigError, DataError, ShapeError, nearest
 from vsattn.extensions import using
 from vsattn.run import guarded
-from vsattn.words import count, free_folder, option, read_words
+from vsattn.words import SPLITS, count, free_folder, option, read_words
 
 USAGE = """\
 Measure what the attention of a trained model says, and how far it can be believed.
@@ -37,7 +37,6 @@ Options:
   -cd, --config-dir DIR  a folder of your own classes; otherwise that of the variable VSATTN_CONFIG_DIR
 """
 
-SPLITS = ("test", "val", "train")
 WHAT = ("heads", "ablation", "faithfulness", "alignment", "pointing")
 
 

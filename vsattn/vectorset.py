@@ -81,6 +81,11 @@ class VectorSet:
         """N, prefix and padding included."""
         return self.x.shape[1]
 
+    @property
+    def real(self) -> Tensor:
+        """Which vectors are real, bool ``(B, N)``: the mask, or all where there is none."""
+        return torch.ones(self.x.shape[:2], dtype=torch.bool, device=self.x.device) if self.mask is None else self.mask
+
     def positions(self) -> Tensor:
         """Return the coordinates ``(B|1, N, P)``: ``pos``, or those that a sequence or a grid implies.
 

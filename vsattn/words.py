@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vsattn.errors import ConfigError, DataError, nearest
+
+SPLITS = ("test", "val", "train")
 
 
 def read_words(words: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
@@ -50,6 +52,18 @@ def option(words: list[str], short: str, long: str) -> tuple[list[str], str | No
                 raise ConfigError(f"{word} needs a folder")
             return [*words[:i], *words[i + 2 :]], words[i + 1]
     return words, None
+
+
+def split_of(given: Mapping[str, str], usual: str) -> str:
+    """Return the split of the data that settings name, or the usual one.
+
+    Raises:
+        ConfigError: for another word.
+    """
+    split = given.get("split", usual)
+    if split not in SPLITS:
+        raise ConfigError(f"split={split}: there is no such split; {nearest(split, SPLITS)}")
+    return split
 
 
 def count(name: str, text: str, least: int) -> int:

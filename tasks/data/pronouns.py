@@ -172,7 +172,8 @@ class Pronouns(TaggedWords):
         """Return which words have an answer; what a model says of the others means nothing."""
         return [i for i, word in enumerate(words) if word.lower() == PRONOUN]
 
-    def reference(self, words: Sequence[str], meant: str) -> Reference:
+    @staticmethod
+    def reference(words: Sequence[str], meant: str) -> Reference:
         """Return what stands where in a sentence with a pronoun that means this noun."""
         return Reference(words.index(PRONOUN), words.index("too") + 1, places(words), words.index(meant))
 

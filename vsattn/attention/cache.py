@@ -51,7 +51,7 @@ class KeyValue:
             same = all(len(place) == 1 for place in places)
             pos = torch.cat([place if same else place.expand(batch, -1, -1) for place in places], dim=1)
         if first.mask is not None or second.mask is not None:
-            mask = torch.cat([_mask(s) for s in (first, second)], dim=1)
+            mask = torch.cat([s.real for s in (first, second)], dim=1)
         x = torch.cat([first.x, second.x], dim=1)
         joined = first.replace(x=x, mask=mask, pos=pos, layout="free", grid=None)
         key, value = (torch.cat(two, dim=2) for two in ((self.key, other.key), (self.value, other.value)))
@@ -83,12 +83,6 @@ class KeyValue:
         if torch.equal(samples, torch.arange(batch, device=rows.device)):
             return self  # rows of one sample changed places: nothing to copy
         return self.select(samples)
-
-
-def _mask(vectors: VectorSet) -> Tensor:
-    if vectors.mask is not None:
-        return vectors.mask
-    return torch.ones(vectors.x.shape[:2], dtype=torch.bool, device=vectors.x.device)
 
 
 register_pytree_node(

@@ -65,7 +65,7 @@ class RowWeights:
         with torch.autocast(case.query.device.type, enabled=False):
             for places, part, allowed in self._chunks(case):
                 weights = masked_weights(logits(part), allowed, part.score.normalizer)[:, self.heads]
-                found[:, :, places] = reduced(weights, self.reduce, 1).cpu()
+                found[:, :, places] = reduced(weights, self.reduce).cpu()
         return found, None
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class RowWeights:
                     added = per_pair(part, part.relation.to_value(part.pair))
                     inner = inner + torch.einsum("bhqd,bqkhd->bhqk", rows, added)
                 inner = inner if allowed is None else inner.masked_fill(~allowed, 0.0)
-                found[:, :, places] = reduced(inner[:, self.heads], self.reduce, 1).cpu()
+                found[:, :, places] = reduced(inner[:, self.heads], self.reduce).cpu()
         return found
 
     def _gradient_of_mix(self, case: Case, grad: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class RowWeights:
             mixed = self.mix(weights.to(self.case.value.dtype))
             (found,) = torch.autograd.grad(mixed, weights, grad.to(mixed.dtype))
         found = found if allowed is None else found.masked_fill(~allowed, 0.0)
-        return reduced(found[:, self.heads][:, :, self.queries.to(found.device)], self.reduce, 1).cpu()
+        return reduced(found[:, self.heads][:, :, self.queries.to(found.device)], self.reduce).cpu()
 
     def _places(self) -> Iterator[tuple[Tensor, int, int]]:
         """Yield places among the queries, and the run of queries ``start <= i < stop`` that stand there."""
@@ -134,7 +134,7 @@ class EdgeWeights:
         pair, _, weights = edge_weights(exact(self.case))
         kept = self._kept(pair)
         edges = torch.stack([pair.edges.key[kept], pair.edges.query[kept]]).cpu()
-        return reduced(weights[kept][:, self.heads], self.reduce, 1).cpu(), edges
+        return reduced(weights[kept][:, self.heads], self.reduce).cpu(), edges
 
     @torch.no_grad()
     def gradient(self, grad: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class EdgeWeights:
                 if case.relation is not None and case.adds("to_value"):
                     added = pair.without_prefix(case.relation.to_value(pair))
                     found = found + (rows.index_select(0, pair.edges.query) * added).sum(-1)
-        return reduced(found[self._kept(pair)][:, self.heads], self.reduce, 1).cpu()
+        return reduced(found[self._kept(pair)][:, self.heads], self.reduce).cpu()
 
     def _chosen(self, query: Tensor) -> Tensor:
         """Tell which pairs are of chosen queries, bool ``(E,)``."""
@@ -217,8 +217,8 @@ def allowed_listed(case: Case, key: Tensor, query: Tensor) -> Tensor:
     return allowed if key_set.mask is None else allowed & key_set.mask.flatten()[key]
 
 
-def reduced(weights: Tensor, reduce: str | None, dim: int) -> Tensor:
-    """Put heads into one, which stays an axis."""
+def reduced(weights: Tensor, reduce: str | None) -> Tensor:
+    """Put heads, the second axis, into one by their ``"mean"``, ``"max"`` or ``"min"``; the axis stays."""
     if reduce is None:
         return weights
-    return weights.mean(dim, keepdim=True) if reduce == "mean" else getattr(weights, f"a{reduce}")(dim, keepdim=True)
+    return weights.mean(1, keepdim=True) if reduce == "mean" else getattr(weights, f"a{reduce}")(1, keepdim=True)

@@ -57,7 +57,7 @@ def sums(record: Record) -> Sums:
     pairs = _Pairs(record)
     weights = record.weights.double()
     entropy, keys = pairs.summed(-torch.xlogy(weights, weights)), pairs.summed((weights > 0).double())
-    real = pairs.of_queries(_mask(record.query_set)) & (keys > 0)  # (B, n, H)
+    real = pairs.of_queries(record.query_set.real) & (keys > 0)  # (B, n, H)
     several = real & (keys > 1)
     share = entropy / torch.where(several, keys, 2.0).log()
     found: Sums = {
@@ -102,15 +102,11 @@ class _Pairs:
         return marked[:, self.record.queries, None]
 
 
-def _mask(vectors: VectorSet) -> Tensor:
-    return torch.ones(vectors.x.shape[:2], dtype=torch.bool) if vectors.mask is None else vectors.mask
-
-
 def _sink(vectors: VectorSet) -> Tensor:
     """Return which vectors weights drain to, bool ``(B, N)``: the prefix, or the first real one."""
     if vectors.num_prefix:
         return (torch.arange(vectors.num_vectors) < vectors.num_prefix).expand(len(vectors.x), -1)
-    mask = _mask(vectors)
+    mask = vectors.real
     return mask & (mask.long().cumsum(1) == 1)
 
 

@@ -120,7 +120,7 @@ def chosen(model: Model, logits: Tensor, vectors: VectorSet, targets: Tensor | N
         if given is not None:
             answers, real = given[:, 1:], given[:, 1:] != PADDING
         else:
-            real = _real(vectors)
+            real = vectors.real[:, vectors.num_prefix :]
             answers = model.head.labels(logits.detach(), real if per_vector else None)
         picked = logits.gather(-1, answers[..., None])[..., 0]
         return (picked * real).sum(1) if per_vector else picked
@@ -146,13 +146,13 @@ def answer_rows(
         start = prefix if given is None else 0
         if targets is not None:
             return matrix[torch.arange(len(matrix)), targets[:, 0].cpu() + start]
-        real = _real(vectors) if given is None else given[:, 1:] != PADDING
+        real = vectors.real[:, vectors.num_prefix :] if given is None else given[:, 1:] != PADDING
     elif isinstance(model.head, ClsHead):
         return matrix[:, 0]
     elif isinstance(model.head, (AttentionHead, PoolingHead)):
         return matrix.mean(1)
     else:
-        start, real = prefix, _real(vectors)
+        start, real = prefix, vectors.real[:, vectors.num_prefix :]
     share = real.to(matrix) / real.sum(1, keepdim=True).clamp(min=1).to(matrix)
     return torch.einsum("bn,bnm->bm", share, matrix[:, start:])
 
@@ -196,11 +196,3 @@ def _initial(steps: Sequence[Step]) -> dict[tuple[str, str], Tensor]:
     like = steps[0].weights
     eyes = {name: torch.eye(size, dtype=like.dtype) for name, size in sizes.items()}
     return {(name, name): eye.expand(len(like), -1, -1) for name, eye in eyes.items()}
-
-
-def _real(vectors: VectorSet) -> Tensor:
-    """Return which vectors, prefix aside, are real, bool ``(B, N)``."""
-    count = vectors.num_prefix
-    if vectors.mask is None:
-        return vectors.x.new_ones(len(vectors.x), vectors.num_vectors - count, dtype=torch.bool)
-    return vectors.mask[:, count:]

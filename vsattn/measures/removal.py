@@ -39,11 +39,10 @@ class Questions:
     def __len__(self) -> int:
         return len(self.vectors.x)
 
-    @cached_property
+    @property
     def real(self) -> Tensor:
         """Which vectors are real, bool ``(R, N)``."""
-        mask, x = self.vectors.mask, self.vectors.x
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        return self.vectors.real
 
     @cached_property
     def candidates(self) -> Tensor:
@@ -106,7 +105,7 @@ def log_probability(model: Model, questions: Questions, keep: Tensor | None = No
     """
     vectors = questions.vectors
     if keep is not None:
-        vectors = vectors.replace(mask=questions.real & keep)
+        vectors = vectors.replace(mask=vectors.real & keep)
     if isinstance(model, EncoderDecoder):
         given, wanted = questions.answer[:, :-1], questions.answer[:, 1:]
         found = logits_of(model, vectors, given).double().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]

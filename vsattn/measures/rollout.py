@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from vsattn.attention.rows import reduced
 from vsattn.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def fuse(weights: Tensor, heads: Fusion) -> Tensor:
     """
     if heads not in ("mean", "max", "min"):
         raise ConfigError(f"rollout: heads is 'mean', 'max' or 'min', not {heads!r}")
-    return weights.mean(1) if heads == "mean" else weights.amax(1) if heads == "max" else weights.amin(1)
+    return reduced(weights, heads).squeeze(1)
 
 
 def identity(weights: Tensor, mask: Tensor | None) -> Tensor:

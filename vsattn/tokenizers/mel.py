@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 
+def mel(hertz: float) -> float:
+    """Return a frequency on the mel scale, ``2595 log10(1 + f / 700)`` (O'Shaughnessy 1987)."""
+    return 2595 * math.log10(1 + hertz / 700)
+
+
 def mel_filters(bands: int, size: int, sample_rate: int, frequencies: tuple[float, float], warp: float = 1.0) -> Tensor:
     """Return triangular filters, equally spaced on the mel scale, ``(size // 2 + 1, bands)``.
 
-    The scale is ``2595 log10(1 + f / 700)`` (O'Shaughnessy 1987), each filter rises from its left neighbour's centre to
-    1 at its own and falls to 0 at its right neighbour's, in Hz (the HTK book, section 5.4). A ``warp`` a moves the
-    centres f to a f up to ``0.8 top / max(a, 1)`` and linearly from there to the top, which changes the apparent length
-    of the vocal tract (Jaitly and Hinton 2013, section 3).
+    On the scale of :func:`mel` each filter rises from its left neighbour's centre to 1 at its own and falls to 0 at its
+    right neighbour's, in Hz (the HTK book, section 5.4). A ``warp`` a moves the centres f to a f up to
+    ``0.8 top / max(a, 1)`` and linearly from there to the top, which changes the apparent length of the vocal tract
+    (Jaitly and Hinton 2013, section 3).
 
     Args:
         bands: number of filters.
@@ -23,7 +28,7 @@ def mel_filters(bands: int, size: int, sample_rate: int, frequencies: tuple[floa
         frequencies: where the first filter begins and the last one ends, in Hz.
         warp: a.
     """
-    low, high = (2595 * math.log10(1 + f / 700) for f in frequencies)
+    low, high = map(mel, frequencies)
     points = 700 * (10 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595) - 1)  # in Hz
     if warp != 1.0:
         top, knee = frequencies[1], 0.8 * frequencies[1] / max(warp, 1.0)

@@ -117,9 +117,7 @@ def spectrogram(frames: np.ndarray, duration: float, centre: float, hop: float) 
 
 def mel_ticks(frequencies: tuple[float, float], bands: int) -> list[list[float]]:
     """Return ``[Hz, share of the height from below]`` of what the axis of that many mel bands names."""
-
-    def mel(hertz: float) -> float:
-        return 2595 * math.log10(1 + hertz / 700)
+    from vsattn.tokenizers.mel import mel
 
     low, high = map(mel, frequencies)
     places = [(mark, ((mel(mark) - low) / (high - low) * (bands + 1) - 0.5) / bands) for mark in MARKS]
