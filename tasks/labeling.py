@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from vsattn.answers import Record
 from vsattn.build import parameters_of, resolve
 from vsattn.crf import CrfHead
 from vsattn.errors import ConfigError, DataError
+from vsattn.heads import MultiTaskHead
 from vsattn.predictor import Predictor
+from vsattn.tokenizers.base import Tokenizer
 
 from .answering import labelled
-from .classification import IGNORED, ClassificationTask
+from .beside import BesideCollate, beside_loss, beside_scores, check_columns, right_beside
+from .classification import IGNORED, ClassificationTask, Collate
 from .data.base import Data, Split
 from .data.columns import entity_scores
 from .data.python_source import MAX_LENGTH
@@ -34,12 +40,60 @@ from .words_plots import Row, choose, draw_sentences, two_ways
 class LabelingTask(ClassificationTask):
     """One label per word, by cross-entropy; with ``head=crf`` the labels of a sentence are learned and found together.
 
-    Its arguments are those of :class:`~vsattn.tasks.classification.ClassificationTask`.
+    With ``head=multi_task`` training adds the cross-entropies of the data's further columns, and the test judges these.
+
+    Args:
+        beside_weight: the share of each further column's cross-entropy in the loss of training.
+        model, tokenizer, classes, optimizer, schedule, recipe, label_smoothing: see
+            :class:`~vsattn.tasks.classification.ClassificationTask`.
+
+    Raises:
+        ConfigError: for a weight below 0, see also there.
     """
 
     floor_name = "most frequent label of each word"
     formats = ("conllu", "jsonl", "csv", "tsv", "table")
     trains_crf = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        classes: Sequence[str],
+        *,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[..., LRScheduler] | None = None,
+        recipe: dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        beside_weight: float = 0.5,
+    ) -> None:
+        if beside_weight < 0:
+            raise ConfigError(f"task.beside_weight must not be negative, but is {beside_weight}")
+        made = {"optimizer": optimizer, "schedule": schedule, "recipe": recipe}
+        super().__init__(model, tokenizer, classes, label_smoothing=label_smoothing, **made)  # type: ignore[arg-type]
+        self.beside_weight = beside_weight
+
+    @property
+    def columns(self) -> MultiTaskHead | None:
+        """The head, where it is one for several columns."""
+        head = getattr(self.model, "head", None)
+        return head if isinstance(head, MultiTaskHead) else None
+
+    def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
+        """Return the function that batches."""
+        return (Collate if self.columns is None else BesideCollate)(self.tokenizer, train=train)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the model's output for a batch, with the logits of further columns where there are any."""
+        with nullcontext() if self.columns is None else self.columns.all_columns():
+            return super().forward(batch)
+
+    def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean loss with label smoothing, of all columns."""
+        loss = super().training_loss(output, batch)
+        if self.columns is None:
+            return loss
+        return loss + self.beside_weight * beside_loss(self.columns, output, batch, self.label_smoothing)
 
     def cross_entropy(self, output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
         """Return the mean loss per word.
@@ -49,6 +103,8 @@ class LabelingTask(ClassificationTask):
         ``((1 - s) NLL - s sum_i mean_c log softmax(e_i)[c]) / n`` for n words.
         """
         head = getattr(self.model, "head", None)
+        if self.columns is not None:
+            output = self.columns.split(output)[0]
         if not isinstance(head, CrfHead):
             return super().cross_entropy(output, target, label_smoothing)
         mask = target != IGNORED
@@ -59,25 +115,37 @@ class LabelingTask(ClassificationTask):
 
     def predicted(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the predicted classes ``(B, N)`` for the logits ``(B, N, C)`` of a batch."""
-        return self.model.head.labels(output, batch["mask"])  # type: ignore[operator, union-attr]
+        own = output if self.columns is None else self.columns.split(output)[0]
+        return self.model.head.labels(own, batch["mask"])  # type: ignore[operator, union-attr]
 
     def measure(self, metrics: dict[str, Metric], output: Tensor, batch: dict[str, Tensor]) -> None:
         """Count right words."""
         metrics["accuracy"].update(self.predicted(output, batch), batch["target"])
 
     def check(self, data: Data, split: str) -> None:
-        """Raise ConfigError for a conditional random field where words have no label: it needs whole sequences."""
+        """Raise ConfigError for columns that the head does not learn, or the data do not have.
+
+        Also for a conditional random field where words have no label: it needs whole sequences.
+        """
         pairs: Split = getattr(data, split)
+        check_columns(self.columns, data)
         if isinstance(getattr(self.model, "head", None), CrfHead):
             for index in range(len(pairs)):
                 if IGNORED in pairs[index][1]:
                     raise ConfigError(f"head=crf labels whole sentences, and {data.name} has words without a label")
 
     def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Keep predictions and targets of all words, in order ``(n,)``, and the sum of the losses of the labelled."""
+        """Keep predictions and targets of all words, in order ``(n,)``, and the sum of the losses of the labelled.
+
+        Further columns add which words they have right, bool ``(n, K)``.
+        """
         words = batch["mask"]
         predictions, targets = self.predicted(output, batch)[words], batch["target"][words]
-        return predictions.cpu().numpy(), targets.cpu().numpy(), float(self.loss(output, batch)) * self.count(batch)
+        total = float(self.loss(output, batch)) * self.count(batch)
+        kept = predictions.cpu().numpy(), targets.cpu().numpy(), total
+        if self.columns is None:
+            return kept
+        return *kept, right_beside(self.columns, output, batch)[words].cpu().numpy()
 
     def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Return loss, accuracy and the scores of each label; accuracy over kinds of words; scores of entities.
@@ -85,7 +153,8 @@ class LabelingTask(ClassificationTask):
         ``test/accuracy_known`` is over words that training has, ``_unknown`` over the others, and ``_ambiguous`` over
         words that training has with several labels, which context must tell apart; each with its interval, and
         ``test/words_known`` and so on say how many there are. ``test/by_<rule>`` is the accuracy of each rule that the
-        data have for a baseline.
+        data have for a baseline, and ``test/accuracy_<column>`` that of each further column, with its interval; what
+        training did not teach counts as wrong.
 
         Raises:
             DataError: when nothing is labelled.
@@ -106,6 +175,9 @@ class LabelingTask(ClassificationTask):
                 scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
         if getattr(data, "entities", False):
             scores |= entity_scores(*(self._named(part, sentences) for part in (targets, every)))
+        if self.columns is not None:
+            others = np.concatenate([kept[3] for kept in remembered])
+            scores |= beside_scores(self.columns, others, seed)
         ruled = self._ruled(data, targets[judged])
         return scores | {f"test/by_{name.replace(' ', '_')}": float(found.mean()) for name, found in ruled.items()}
 
@@ -186,7 +258,7 @@ class LabelingTask(ClassificationTask):
 
 def _joined(remembered: list[Any]) -> tuple[np.ndarray, np.ndarray, float]:
     """Return predictions and targets ``(n,)`` of all tested words, and the sum of their losses."""
-    predictions, targets, losses = zip(*remembered, strict=True)
+    predictions, targets, losses = zip(*(kept[:3] for kept in remembered), strict=True)
     return np.concatenate(predictions), np.concatenate(targets), float(sum(losses))
 
 

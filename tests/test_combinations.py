@@ -276,7 +276,7 @@ def test_every_two_options_learn_or_say_why_not(modality: str, encoder: str) -> 
 @pytest.mark.parametrize("group", ["tokenizer", "encoder", "head"])
 def test_every_option_is_tried_with_something(group: str) -> None:
     tried = {name for modality in MODALITIES.values() for name in modality.options[group]}
-    elsewhere = {"crf"}  # its weights learn by a loss of their own, see test_crf.py
+    elsewhere = {"crf", "multi_task"}  # their weights learn by a loss of their own: test_crf.py, test_beside.py
     elsewhere |= {"waves", "word_pieces"}  # of the width of a peer's model, see test_finetune.py
     elsewhere |= {"bigru", "tied", "subwords", "subwords_small", "word_pairs"}  # of a model with a decoder
     assert set(groups()[group]) - tried <= elsewhere

@@ -32,6 +32,7 @@ NEEDS = {
     "numbers multi30k toy subwords subwords_small word_pairs": "task=translation",
     "parallel": "task=translation data.train_source=a data.train_target=b data.val_source=c data.val_target=d "
     "data.source_language=de data.target_language=en",
+    "multi_task": "task=labeling data=ud_ewt data.beside={xpos:49}",
     "gru": "task=translation encoder=bigru",
     "own_graph": "task=node data.graph=graph.pt",
 }

@@ -41,6 +41,7 @@ _HOMES = {
         "CtcHead",
         "Head",
         "MeanHead",
+        "MultiTaskHead",
         "PoolingHead",
         "TiedHead",
         "VectorHead",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,54 @@ class VectorHead(Head):
 
     def features(self, vector_set: VectorSet) -> Tensor:
         return vector_set.x[:, vector_set.num_prefix :]
+
+
+class MultiTaskHead(VectorHead):
+    """One answer per vector, and in training those of further columns beside it, each by a linear map of its own.
+
+    What the columns share the encoder must learn once, which is a teacher where labels are few (multi-task learning,
+    Caruana 1997, section 2; for words Collobert and Weston 2008, section 4). The logits are those of the classes alone,
+    ``(B, N, C)``; within :meth:`all_columns` those of all columns follow them, ``(B, N, C + C_1 + ... + C_K)``.
+
+    Args:
+        dim: D.
+        num_classes: C.
+        beside: how many labels each further column has, by its name.
+        dropout: on the vectors, the same for all columns.
+
+    Raises:
+        ConfigError: for no further column, or one without labels.
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, beside: Mapping[str, int], dropout: float = 0.0) -> None:
+        super().__init__(dim, num_classes, dropout=dropout)
+        if not beside or min(beside.values()) < 1:
+            raise ConfigError(
+                f"MultiTaskHead.beside says how many labels each further column has, such as xpos: 50, not {beside}; "
+                "without further columns choose head=vector"
+            )
+        self.num_classes, self.widths = num_classes, dict(beside)
+        self.beside = nn.Linear(dim, sum(beside.values()))
+        self._all = False
+
+    @contextmanager
+    def all_columns(self) -> Iterator[None]:
+        """Let :meth:`forward` give the logits of the further columns too."""
+        before, self._all = self._all, True
+        try:
+            yield
+        finally:
+            self._all = before
+
+    def forward(self, vector_set: VectorSet) -> Tensor:
+        """Return the logits."""
+        x = self.dropout(self.features(vector_set))
+        return torch.cat([self.classify(x), self.beside(x)], dim=-1) if self._all else self.classify(x)
+
+    def split(self, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Part the logits of all columns into those of the classes and those of each further column."""
+        own, *others = logits.split([self.num_classes, *self.widths.values()], dim=-1)
+        return own, dict(zip(self.widths, others, strict=True))
 
 
 class TiedHead(VectorHead):

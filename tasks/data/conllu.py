@@ -7,15 +7,17 @@ its second ``=`` (``Cxn=free=rc-obj`` in the training split of EWT), so what it 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vsattn.errors import ConfigError, DataError, nearest
 
+from ..classification import IGNORED
 from .archives import fetch_archive, sha256_of
 from .base import Augment
-from .tagged import TaggedWords
+from .tagged import Labels, TaggedWords
 from .text_files import BYTE_ORDER_MARK, read_text
 
 #: The ten columns of a word's line (https://universaldependencies.org/format.html).
@@ -160,19 +162,35 @@ class Conllu(TaggedWords):
         train, val, test: files.
         column: ``upos``, ``xpos`` or another column, or a key of FEATS such as ``Number``, where a word without it has
             the label ``_``.
+        beside: further columns that ``head=multi_task`` learns beside that one, and how many labels of each, the most
+            frequent ones of training; others are not taught, and count as wrong. None is none.
         augment: see :class:`~vsattn.tasks.data.base.Data`.
 
     Raises:
-        ConfigError: for the column of IDs or forms.
+        ConfigError: for the column of IDs or forms, for one named twice, or for fewer than two labels.
     """
 
     def __init__(
-        self, *, train: str, val: str, test: str, column: str = "upos", augment: Augment | None = None
+        self,
+        *,
+        train: str,
+        val: str,
+        test: str,
+        column: str = "upos",
+        beside: Mapping[str, int] | None = None,
+        augment: Augment | None = None,
     ) -> None:
         super().__init__(augment=augment)
-        if column in ("id", "form"):
-            raise ConfigError(f"data.column: {column} is no label; choose upos, xpos, another column or a feature")
+        for key, name in (("column", column), *(("beside", name) for name in beside or {})):
+            if name in ("id", "form"):
+                raise ConfigError(f"data.{key}: {name} is no label; choose upos, xpos, another column or a feature")
+        for name, count in (beside or {}).items():
+            if name == column:
+                raise ConfigError(f"data.beside: {name} is data.column already; name other columns")
+            if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+                raise ConfigError(f"data.beside.{name} says how many labels are taught, at least 2, not {count!r}")
         self.files, self.column = {"train": train, "val": val, "test": test}, column
+        self.beside = dict(beside or {})
 
     def setup(self, seed: int) -> None:
         """Read the files; the seed changes nothing.
@@ -180,19 +198,35 @@ class Conllu(TaggedWords):
         Raises:
             DataError: see :func:`read_conllu`; also for a column that the training file does not fill.
         """
-        self.read(self.files)
+        self.read()
 
-    def read(self, files: dict[str, str]) -> None:
-        """Read the splits from those files."""
-        read = {split: read_conllu(path) for split, path in files.items()}
+    def read(self) -> None:
+        """Read the splits from :attr:`files`."""
+        read = {split: read_conllu(path) for split, path in self.files.items()}
         pairs = {split: [(s.words, s.column(self.column)) for s in sentences] for split, sentences in read.items()}
-        if not any(label != "_" for _, labels in pairs["train"] for label in labels):
-            known = {key for s in read["train"] for feats in s.column("feats") for key in _pairs(feats)}
-            raise DataError(
-                f"{files['train']}: no word has a value for data.column={self.column}; "
-                f"{nearest(self.column, {*COLUMNS[2:], *known})}"
-            )
+        counts = {name: self._count(read["train"], name) for name in (self.column, *self.beside)}
         self.take(pairs)
+        if not self.beside:
+            return
+        for name, most in self.beside.items():
+            counts[name] = Counter(dict(counts[name].most_common(most)))
+        index = {name: {label: i for i, label in enumerate(counts[name])} for name in self.beside}
+        for split, sentences in read.items():
+            columns = [[[index[n].get(label, IGNORED) for label in s.column(n)] for n in index] for s in sentences]
+            rows = [list(zip(*column, strict=True)) for s, column in zip(sentences, columns, strict=True) if s.words]
+            taken: list[tuple[list[str], list[int]]] = getattr(self, split)
+            setattr(self, split, [(w, Labels(t, beside)) for (w, t), beside in zip(taken, rows, strict=True)])
+
+    def _count(self, sentences: Sequence[Sentence], name: str) -> Counter[str]:
+        """Count the labels of a column; an error names one that the training file does not fill."""
+        counts = Counter(label for sentence in sentences for label in sentence.column(name))
+        if not counts.keys() - {"_"}:
+            known = {key for s in sentences for feats in s.column("feats") for key in _pairs(feats)}
+            where = f"data.column={name}" if name == self.column else f"data.beside.{name}"
+            raise DataError(
+                f"{self.files['train']}: no word has a value for {where}; {nearest(name, {*COLUMNS[2:], *known})}"
+            )
+        return counts
 
 
 class EnglishEWT(Conllu):
@@ -203,11 +237,18 @@ class EnglishEWT(Conllu):
 
     Args:
         root: the folder that holds the treebank's own folder.
-        column, augment: see :class:`Conllu`.
+        column, beside, augment: see :class:`Conllu`.
     """
 
-    def __init__(self, root: str | Path, *, column: str = "upos", augment: Augment | None = None) -> None:
-        super().__init__(train="", val="", test="", column=column, augment=augment)
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        column: str = "upos",
+        beside: Mapping[str, int] | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        super().__init__(train="", val="", test="", column=column, beside=beside, augment=augment)
         self.root = Path(root).expanduser()
 
     def setup(self, seed: int) -> None:
@@ -220,7 +261,8 @@ class EnglishEWT(Conllu):
         folder = next((folder for folder in folders if folder.is_dir()), folders[1])
         if not folder.is_dir():
             fetch_archive(EWT_URL, folder, place=_place_in_ewt, check=_check_ewt)
-        self.read({split: str(folder / name) for split, name in zip(self.files, EWT_FILES, strict=True)})
+        self.files = {split: str(folder / name) for split, name in zip(self.files, EWT_FILES, strict=True)}
+        self.read()
         self.as_released = all(sha256_of(folder / name) == expected for name, expected in EWT_FILES.items())
 
     def describe(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from vsattn.errors import DataError
 
@@ -14,15 +15,30 @@ from .base import Data, Items
 Tagged = tuple[Sequence[str], Sequence[str | None]]
 
 
+class Labels(list[int]):
+    """The classes of a sentence's words, with those of further columns beside them.
+
+    Attributes:
+        beside: the classes of each word in each of K further columns, ``(N, K)``.
+    """
+
+    def __init__(self, classes: Sequence[int], beside: Sequence[Sequence[int]]) -> None:
+        super().__init__(classes)
+        self.beside = [list(row) for row in beside]
+
+
 class TaggedWords(Data):
     """Base of labelled sentences: items are lists of words, targets one class per word.
 
     Attributes:
         entities: whether labels mark entities as ``B-``, ``I-`` and ``O`` do, and are judged as such.
         unseen: of the words of val and test, how many carry which label that training never shows.
+        beside: how many labels of each further column are taught beside the classes, by its name; the targets are
+            then `Labels`.
     """
 
     entities = False
+    beside: Mapping[str, int] = MappingProxyType({})
     unseen: Counter[str]
 
     def take(self, sentences: Mapping[str, Sequence[Tagged]]) -> None:

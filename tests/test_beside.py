@@ -1,0 +1,197 @@
+"""Further columns of labels, learned beside the classes of words."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import conllu
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score
+
+import vsattn
+from vsattn.build import build
+from vsattn.errors import ConfigError, DataError
+from vsattn.heads import MultiTaskHead
+from vsattn.predict import main as predict
+from vsattn.tasks.classification import IGNORED
+from vsattn.tasks.data.conllu import Conllu
+from vsattn.tasks.data.tagged import Labels
+from vsattn.tasks.experiment import make_task, run
+from vsattn.vectorset import VectorSet
+
+BESIDE = {"xpos": 3, "Number": 2}
+HEAD = {"_target_": "vsattn.heads.MultiTaskHead", "beside": BESIDE}
+
+
+def line(i: int, word: str, upos: str, xpos: str, feats: str) -> str:
+    return "\t".join([str(i), word, "_", upos, xpos, feats, "0", "root", "_", "_"]) + "\n"
+
+
+def write(path: Path, count: int, seed: int, rare: bool = False) -> None:
+    """Write sentences in which `can` is a noun after `the` and a verb elsewhere; XPOS and Number follow."""
+    draw, text = random.Random(seed), ""
+    for _ in range(count):
+        rows: list[tuple[str, str, str, str]] = []
+        for _ in range(draw.randint(1, 4)):
+            rows += draw.choice(
+                (
+                    [("the", "DET", "DT", "_"), ("can", "NOUN", "NN", "Case=Nom|Number=Sing")],
+                    [("we", "PRON", "DT", "Number=Plur"), ("can", "VERB", "VB", "_")],
+                )
+            )
+        text += "".join(line(i, *row) for i, row in enumerate(rows, start=1)) + "\n"
+    if rare:
+        text += line(1, "alas", "INTJ", "UH", "_") + "\n# an empty sentence\n\n"
+    path.write_text(text)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for seed, (split, count) in enumerate({"train": 150, "val": 30, "test": 30}.items()):
+        write(tmp_path / f"{split}.conllu", count, seed, rare=True)
+    return tmp_path
+
+
+def config_of(folder: Path, beside: Any = BESIDE, head: Any = HEAD) -> dict[str, Any]:
+    paths = {split: str(folder / f"{split}.conllu") for split in ("train", "val", "test")}
+    return tiny.config(
+        task={"_target_": "vsattn.tasks.labeling.LabelingTask", "label_smoothing": 0.1},
+        data={"_target_": "vsattn.tasks.data.conllu.Conllu", **paths, "beside": beside},
+        tokenizer={"_target_": "vsattn.tokenizers.Words"},
+        head=head,
+        trainer={"max_epochs": 40, "accelerator": "cpu", "devices": 1},
+        batch_vectors=100,
+    )
+
+
+def data_of(folder: Path, **options: Any) -> Conllu:
+    paths = {split: str(folder / f"{split}.conllu") for split in ("train", "val", "test")}
+    data = Conllu(**paths, **options)
+    data.setup(0)
+    return data
+
+
+def test_the_logits_are_those_of_the_classes_unless_all_columns_are_asked_for() -> None:
+    head, x = MultiTaskHead(4, 3, beside={"a": 2, "b": 5}), torch.randn(2, 6, 4)
+    head.eval()
+    narrow = head(VectorSet(x))
+    with head.all_columns():
+        wide = head(VectorSet(x))
+    assert torch.equal(head(VectorSet(x)), narrow) and wide.shape == (2, 6, 10)
+    own, others = head.split(wide)
+    assert torch.equal(own, narrow) and torch.equal(narrow, F.linear(x, head.classify.weight, head.classify.bias))
+    both = F.linear(x, head.beside.weight, head.beside.bias)
+    assert list(others) == ["a", "b"]
+    assert torch.equal(others["a"], both[..., :2]) and torch.equal(others["b"], both[..., 2:])
+    with pytest.raises(RuntimeError, match="in between"), head.all_columns():
+        raise RuntimeError("in between")
+    assert head(VectorSet(x)).shape == (2, 6, 3)
+
+
+@pytest.mark.parametrize("beside", [{}, None, {"xpos": 0}])
+def test_a_head_without_columns_says_what_to_choose(beside: Any) -> None:
+    with pytest.raises(ConfigError, match="choose head=vector"):
+        MultiTaskHead(4, 3, beside=beside)
+
+
+def test_the_most_frequent_labels_of_a_column_are_taught(files: Path) -> None:
+    data = data_of(files, beside=BESIDE)
+    tagged = [list(zip(s, t, t.beside, strict=True)) for s, t in data.train if isinstance(t, Labels)]
+    assert len(tagged) == len(data.train) == 151  # the empty sentence is none
+    by_word: dict[str, set[tuple[int, ...]]] = {}
+    for word, _, row in (part for sentence in tagged for part in sentence):
+        by_word.setdefault(word, set()).add(tuple(row))
+    assert {xpos for xpos, _ in by_word["the"] | by_word["we"] | by_word["can"]} == {0, 1, 2}
+    ((rare, number),) = by_word["alas"]
+    assert rare == IGNORED  # UH is the fourth
+    numbers = {n for rows in by_word.values() for _, n in rows}
+    assert numbers == {0, 1, IGNORED} and number in (0, 1)  # of "_", Sing and Plur the two most frequent
+
+
+@pytest.mark.parametrize(
+    ("beside", "error", "said"),
+    [
+        ({"form": 5}, ConfigError, "data.beside: form is no label"),
+        ({"upos": 5}, ConfigError, "data.beside: upos is data.column already"),
+        ({"xpos": 1}, ConfigError, "data.beside.xpos says how many labels are taught, at least 2, not 1"),
+        ({"xpos": True}, ConfigError, "at least 2, not True"),
+        ({"xpos": "many"}, ConfigError, "at least 2, not 'many'"),
+        ({"Numbr": 5}, DataError, "no word has a value for data.beside.Numbr; did you mean 'Number'"),
+    ],
+)
+def test_what_is_no_column_is_named(files: Path, beside: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        data_of(files, beside=beside)
+
+
+def test_training_adds_the_cross_entropy_of_each_column(files: Path) -> None:
+    config, data = config_of(files), data_of(files, beside=BESIDE)
+    tokenizer = build(config["tokenizer"], object, path="tokenizer").fit(data.fit_items(1))
+    task = make_task(config, data, tokenizer).eval()
+    batch = task.collate([data.train[i] for i in (0, 1, 2, len(data.train) - 1)])
+    output = task(batch)
+    assert output.shape[-1] == len(data.classes) + 5 and task.model(batch).shape[-1] == len(data.classes)
+    own, others = task.columns.split(output)
+    expected = F.cross_entropy(own.flatten(0, 1), batch["target"].flatten(), label_smoothing=0.1)
+    for k, logits in enumerate(others.values()):
+        part = F.cross_entropy(logits.flatten(0, 1), batch["beside"][..., k].flatten(), label_smoothing=0.1)
+        expected = expected + 0.5 * part
+    assert (batch["beside"] == IGNORED).any()
+    torch.testing.assert_close(task.training_loss(output, batch), expected)
+    torch.testing.assert_close(task.loss(output, batch), F.cross_entropy(own.flatten(0, 1), batch["target"].flatten()))
+    nowhere = batch | {"beside": torch.full_like(batch["beside"], IGNORED)}
+    plain = F.cross_entropy(own.flatten(0, 1), batch["target"].flatten(), label_smoothing=0.1)
+    torch.testing.assert_close(task.training_loss(output, nowhere), plain)
+
+
+def test_a_run_learns_and_judges_all_columns_and_answers_one(files: Path) -> None:
+    result = run(config_of(files), files / "run")
+    metrics = result.metrics
+    truth, columns, sentences = [], list(BESIDE), conllu.parse((files / "test.conllu").read_text())
+    for sentence in sentences:
+        truth += [(t["xpos"], (t["feats"] or {}).get("Number", "_")) for t in sentence]
+    right = [kept for *_, kept in result.task.remembered]
+    assert sum(map(len, right)) == len(truth)
+    known = len(truth) - 1  # UH is not among the three that are taught
+    assert metrics["test/accuracy_xpos"] == pytest.approx(known / len(truth))
+    assert metrics["test/accuracy_xpos_low"] < metrics["test/accuracy_xpos"] <= metrics["test/accuracy_xpos_high"]
+    for k, name in enumerate(columns):
+        column = [bool(row[k]) for part in right for row in part]
+        assert metrics[f"test/accuracy_{name}"] == accuracy_score([True] * len(column), column)
+    predictor = vsattn.load(files / "run")
+    assert [w.label for w in predictor.predict([["we", "can", "the", "can"]])[0]] == ["PRON", "VERB", "DET", "NOUN"]
+    assert set(predictor.predict([["we"]])[0][0].probabilities) == set(result.data.classes)
+    mine = files / "mine.conllu"
+    mine.write_text(line(1, "we", "_", "KEPT", "_") + "\n")
+    words = [f"ckpt={files / 'run'}", f"input={mine}", f"output={files / 'out.conllu'}"]
+    assert predict(words) == 0
+    assert (files / "out.conllu").read_text() == line(1, "we", "PRON", "KEPT", "_") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("beside", "head", "said"),
+    [
+        (
+            BESIDE,
+            {"_target_": "vsattn.heads.VectorHead"},
+            "data.beside names xpos, Number, which head=multi_task alone",
+        ),
+        (None, HEAD, "set data.beside, or head=vector"),
+        ({"xpos": 3}, HEAD, "name the same columns in both"),
+    ],
+)
+def test_columns_of_the_data_and_the_head_must_be_the_same(files: Path, beside: Any, head: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(config_of(files, beside, head), files / "run")
+
+
+def test_a_share_below_nothing_is_refused(files: Path) -> None:
+    config = config_of(files)
+    config["task"]["beside_weight"] = -0.1
+    with pytest.raises(ConfigError, match=r"task\.beside_weight must not be negative, but is -0\.1"):
+        run(config, files / "run")
