@@ -20,7 +20,7 @@ from torchmetrics import Metric
 
 from vsattn.checkpoint import payload
 from vsattn.depth import keep_frozen
-from vsattn.errors import VsattnError
+from vsattn.errors import ConfigError, VsattnError
 from vsattn.layers.norms import counted
 from vsattn.tokenizers.base import Tokenizer
 
@@ -107,6 +107,14 @@ class Task(Answering, pl.LightningModule, ABC):
     @abstractmethod
     def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Judge the whole test set at once: numbers named ``test/...``, or ``test/<name>/<class>`` for a class."""
+
+    def together(self, remembered: Sequence[list[Any]]) -> list[Any]:
+        """Return what an ensemble is judged by, from what :meth:`remember` kept of each member's test.
+
+        Raises:
+            ConfigError: for a task whose answers are no labels.
+        """
+        raise ConfigError(f"{type(self).__name__} judges one model at a time: name one with ckpt=PATH")
 
     def training_loss(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss that training minimises; the plain loss unless a task says otherwise."""

@@ -51,10 +51,9 @@ def beside_loss(head: MultiTaskHead, output: Tensor, batch: dict[str, Tensor], l
     return torch.stack(losses).sum()
 
 
-def right_beside(head: MultiTaskHead, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return where the most probable label of each further column is the right one, bool ``(B, N, K)``."""
-    guesses = [logits.argmax(-1) for logits in head.split(output)[1].values()]
-    return torch.stack(guesses, dim=-1) == batch["beside"]
+def right_beside(head: MultiTaskHead, output: Tensor, target: Tensor) -> Tensor:
+    """Return where the most probable label of each further column is the right one, bool ``(..., K)``."""
+    return torch.stack([logits.argmax(-1) for logits in head.split(output)[1].values()], dim=-1) == target
 
 
 def beside_scores(head: MultiTaskHead, right: np.ndarray, seed: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vsattn.crf import CrfHead
+from vsattn.ensemble import together
 from vsattn.errors import ConfigError, DataError, ShapeError
 from vsattn.tokenizers.base import Tokenizer
 
@@ -145,10 +146,15 @@ class ClassificationTask(Task):
         target = batch["target"]
         metrics["accuracy"].update(output.argmax(-1), target.argmax(-1) if target.is_floating_point() else target)
 
-    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> Any:
         """Keep logits ``(n, C)`` and targets ``(n,)`` of what is labelled, in order."""
         labelled = batch["target"] != IGNORED
         return output[labelled].float().cpu(), batch["target"][labelled].cpu()
+
+    def together(self, remembered: Sequence[list[Any]]) -> list[Any]:
+        """Average the members' probabilities; each kept the same items in the same order."""
+        logits, targets = zip(*map(joined, remembered), strict=True)
+        return [(together(logits), targets[0])]
 
     def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Return loss, accuracy with its interval, and precision, recall and F1 of every class."""

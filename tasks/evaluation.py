@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vsattn.build import build
+from vsattn.ensemble import Ensemble
 from vsattn.errors import DataError
 from vsattn.predictor import Predictor
 
@@ -59,7 +60,7 @@ def evaluate(
     """Judge a model on one split as a run judges its test split, and print what is judged.
 
     Args:
-        predictor: as :func:`vsattn.load` gives it.
+        predictor: as :func:`vsattn.load` gives it, or an ensemble.
         config: that of the run, with its ``data`` and ``batch_size`` as they are wanted now.
         split: ``"test"``, ``"val"`` or ``"train"``.
         named: a person has named the data, not the checkpoint alone.
@@ -74,11 +75,22 @@ def evaluate(
     prepare(config)
     data: Data = build(config["data"], Data, path="data") if named else of_checkpoint(config["data"])
     data.setup(config["seed"])
-    given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
-    task: Task = build(config["task"], Task, path="task", **given, recipe=config)
     pairs: Split = getattr(data, split)
     print(f"data      {data.describe()}\nsplit     {split}, {len(pairs)} items", flush=True)
     data.test = pairs if predictor.tokenizer.writes is not None else by_name(data, split, predictor.classes)
+    members = predictor.members if isinstance(predictor, Ensemble) else [predictor]
+    judged = [_judged(member, config, data) for member in members]
+    if len(members) == 1:
+        return judged[0][1]
+    tasks = [task for task, _ in judged]
+    tasks[0].remembered = tasks[0].together([task.remembered for task in tasks])
+    return tasks[0].evaluate(tasks[0].remembered, data, seed=config["seed"])
+
+
+def _judged(predictor: Predictor, config: dict[str, Any], data: Data) -> tuple[Task, dict[str, float]]:
+    """Test one model; return its task, which remembers the outputs, and the numbers."""
+    given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
+    task: Task = build(config["task"], Task, path="task", **given, recipe=config)
     loader = make_loaders(
         task,
         data,
@@ -95,7 +107,7 @@ def evaluate(
     with quiet():
         trainer = make_trainer(arguments, folder=Path(), callbacks=[], loggers=[], enable_progress_bar=False)
         with plain_errors():
-            return test(task, data, loader, trainer, arguments, seed=config["seed"])
+            return task, test(task, data, loader, trainer, arguments, seed=config["seed"])
 
 
 def by_name(data: Data, split: str, classes: Sequence[str]) -> Split:

@@ -32,6 +32,7 @@ from .data.python_source import MAX_LENGTH
 from .data.tagged import TaggedWords
 from .inputs import Question
 from .plots import confusion
+from .remembering import Remembered, averaged
 from .report import bootstrap, classification
 from .sentences import Place, each_sentence
 from .words_plots import Row, choose, draw_sentences, two_ways
@@ -134,18 +135,20 @@ class LabelingTask(ClassificationTask):
                 if IGNORED in pairs[index][1]:
                     raise ConfigError(f"head=crf labels whole sentences, and {data.name} has words without a label")
 
-    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """Keep predictions and targets of all words, in order ``(n,)``, and the sum of the losses of the labelled.
-
-        Further columns add which words they have right, bool ``(n, K)``.
-        """
+    def remember(self, output: Tensor, batch: dict[str, Tensor]) -> Remembered:
+        """Keep what :class:`Remembered` says."""
         words = batch["mask"]
-        predictions, targets = self.predicted(output, batch)[words], batch["target"][words]
-        total = float(self.loss(output, batch)) * self.count(batch)
-        kept = predictions.cpu().numpy(), targets.cpu().numpy(), total
-        if self.columns is None:
-            return kept
-        return *kept, right_beside(self.columns, output, batch)[words].cpu().numpy()
+        return Remembered(
+            self.predicted(output, batch)[words].cpu().numpy(),
+            batch["target"][words].cpu().numpy(),
+            float(self.loss(output, batch)) * self.count(batch),
+            output[words].float().cpu(),
+            batch["beside"][words].cpu() if "beside" in batch else None,
+        )
+
+    def together(self, remembered: Sequence[list[Any]]) -> list[Any]:
+        """Average the members' probabilities, in each column."""
+        return [averaged(kept, self.columns) for kept in zip(*remembered, strict=True)]
 
     def evaluate(self, remembered: list[Any], data: Data, *, seed: int) -> dict[str, float]:
         """Return loss, accuracy and the scores of each label; accuracy over kinds of words; scores of entities.
@@ -176,8 +179,10 @@ class LabelingTask(ClassificationTask):
         if getattr(data, "entities", False):
             scores |= entity_scores(*(self._named(part, sentences) for part in (targets, every)))
         if self.columns is not None:
-            others = np.concatenate([kept[3] for kept in remembered])
-            scores |= beside_scores(self.columns, others, seed)
+            right = np.concatenate(
+                [right_beside(self.columns, kept.logits, kept.beside).numpy() for kept in remembered]
+            )
+            scores |= beside_scores(self.columns, right, seed)
         ruled = self._ruled(data, targets[judged])
         return scores | {f"test/by_{name.replace(' ', '_')}": float(found.mean()) for name, found in ruled.items()}
 
@@ -258,7 +263,7 @@ class LabelingTask(ClassificationTask):
 
 def _joined(remembered: list[Any]) -> tuple[np.ndarray, np.ndarray, float]:
     """Return predictions and targets ``(n,)`` of all tested words, and the sum of their losses."""
-    predictions, targets, losses = zip(*(kept[:3] for kept in remembered), strict=True)
+    predictions, targets, losses, *_ = zip(*remembered, strict=True)
     return np.concatenate(predictions), np.concatenate(targets), float(sum(losses))
 
 

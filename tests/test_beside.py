@@ -18,6 +18,7 @@ from vsattn.build import build
 from vsattn.errors import ConfigError, DataError
 from vsattn.heads import MultiTaskHead
 from vsattn.predict import main as predict
+from vsattn.tasks.beside import right_beside
 from vsattn.tasks.classification import IGNORED
 from vsattn.tasks.data.conllu import Conllu
 from vsattn.tasks.data.tagged import Labels
@@ -155,7 +156,7 @@ def test_a_run_learns_and_judges_all_columns_and_answers_one(files: Path) -> Non
     truth, columns, sentences = [], list(BESIDE), conllu.parse((files / "test.conllu").read_text())
     for sentence in sentences:
         truth += [(t["xpos"], (t["feats"] or {}).get("Number", "_")) for t in sentence]
-    right = [kept for *_, kept in result.task.remembered]
+    right = [right_beside(result.task.columns, kept.logits, kept.beside) for kept in result.task.remembered]
     assert sum(map(len, right)) == len(truth)
     known = len(truth) - 1  # UH is not among the three that are taught
     assert metrics["test/accuracy_xpos"] == pytest.approx(known / len(truth))

@@ -260,7 +260,7 @@ def test_entities_are_judged_as_a_whole_and_written_into_misc(tmp_path) -> None:
             lines.append("")
         (tmp_path / f"{split}.txt").write_text("\n".join(lines))
     result = run(config_of(tmp_path, "columns.Columns"), tmp_path / "run")
-    guess, truth, _ = result.task.remembered[0]
+    guess, truth, *_ = result.task.remembered[0]
     ends = np.cumsum(result.data.lengths("test"))[:-1]
     named = [[[result.data.classes[i] for i in part] for part in np.split(flat, ends)] for flat in (truth, guess)]
     assert len(result.task.remembered) == 1

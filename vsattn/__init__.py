@@ -35,6 +35,7 @@ _HOMES = {
         "TransformerEncoder",
         "WindowMLP",
     ),
+    "vsattn.ensemble": ("Ensemble",),
     "vsattn.heads": (
         "AttentionHead",
         "ClsHead",

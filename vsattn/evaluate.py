@@ -20,6 +20,7 @@ Judge a trained model: on any split of its data, or on other data of the same ki
   python -m vsattn.evaluate ckpt=FOLDER split=val output=val.json    split=test, val or train
   python -m vsattn.evaluate ckpt=FOLDER data.root=PICTURES           its data with another setting
   python -m vsattn.evaluate ckpt=FOLDER data=image_folder data.root=PICTURES
+  python -m vsattn.evaluate ckpt=FOLDER,FOLDER                       several models, their probabilities averaged
   python -m vsattn.evaluate ckpt=FOLDER task.beam_width=1 batch_size=8 device=cuda
 
 ckpt is a checkpoint or the folder of a run, whose config holds but for what is said here: data=OPTION, data.KEY=VALUE,
@@ -62,10 +63,11 @@ def _evaluate(words: list[str], config_dir: Path | None) -> None:
         if name in settings
     }
 
-    from vsattn.checkpoint import load, locate
+    from vsattn.checkpoint import locate
+    from vsattn.ensemble import load_together, names_of
 
-    ckpt = locate(settings["ckpt"])
-    predictor = load(ckpt)
+    ckpt = ", ".join(str(locate(name)) for name in names_of(settings["ckpt"]))
+    predictor = load_together(settings["ckpt"])
     lacking = [name for name in ("data", "task", "seed", "batch_size", "trainer") if name not in predictor.config]
     if lacking:
         raise CheckpointError(f"{ckpt} does not say by which {lacking[0]} it was trained; use vsattn.load in Python")

@@ -34,7 +34,7 @@ Answer for files with a trained model.
   python -m vsattn.predict ckpt=outputs/node/DATE_TIME input=nodes.csv,edges.csv     or graph.pt, or a folder of .pt
   python -m vsattn.predict ckpt=outputs/translation/DATE_TIME < in.txt > out.txt     (vsattn.translate can do more)
 
-  ckpt=PATH          a checkpoint, or the folder of a run
+  ckpt=PATHS         a checkpoint, or the folder of a run; of several, a,b,c, the probabilities are averaged
   input=PATHS        files and folders, a,b,c; - is standard input, as is none (text only)
   output=FILE        there when all is answered; otherwise answers go to standard output
   format=NAME        jsonl, csv, tsv, table, and conllu for words, text for translations; else by the ending of output
@@ -109,9 +109,9 @@ def _predict(given: dict[str, str]) -> int:
         options[name] = count(name, given[name], least) if name in given else options[name]
     if (classes := given.get("classes", "all")) != "all":
         raise ConfigError(f"classes={classes}: only classes=all is known; it tells the probability of every class")
-    from vsattn.checkpoint import load
+    from vsattn.ensemble import load_together
 
-    predictor = load(given["ckpt"])
+    predictor = load_together(given["ckpt"])
     task = task_of(predictor, given["ckpt"])
     form = _form(task, given)
     asked = _asked(move(predictor, given.get("device", "cpu")), task.questions(predictor, inputs), options)
