@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +15,7 @@ from vsattn.heads import MultiTaskHead
 
 from .classification import IGNORED, Collate
 from .data.base import Data
+from .remembering import Remembered
 from .report import bootstrap
 
 
@@ -56,11 +57,14 @@ def right_beside(head: MultiTaskHead, output: Tensor, target: Tensor) -> Tensor:
     return torch.stack([logits.argmax(-1) for logits in head.split(output)[1].values()], dim=-1) == target
 
 
-def beside_scores(head: MultiTaskHead, right: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the accuracy of each further column with its interval, from which words it has right, ``(n, K)``."""
+def beside_scores(head: MultiTaskHead, remembered: Sequence[Remembered], seed: int) -> dict[str, float]:
+    """Return the accuracy of each further column with its interval; none of one that the tested files do not fill."""
+    targets = torch.cat([kept.beside for kept in remembered if kept.beside is not None])
+    right = right_beside(head, torch.cat([kept.logits for kept in remembered]), targets).numpy()
     scores = dict[str, float]()
-    for name, column in zip(head.widths, right.T, strict=True):
-        low, high = bootstrap(column, seed=seed)
-        scores |= {f"test/accuracy_{name}": float(column.mean())}
-        scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
+    for k, name in enumerate(head.widths):
+        if bool((targets[:, k] != IGNORED).any()):
+            low, high = bootstrap(right[:, k], seed=seed)
+            scores |= {f"test/accuracy_{name}": float(right[:, k].mean())}
+            scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
     return scores

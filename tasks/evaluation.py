@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .base import Task
 from .classification import IGNORED
 from .data.audio import Segment
 from .data.base import Data, Split, of_checkpoint
+from .data.tagged import Labels
 from .experiment import prepare
 from .loading import make_loaders
 from .telling import plain_errors, quiet
@@ -32,10 +33,11 @@ class Renumbered:
     Args:
         pairs: the split.
         numbers: the new number of each class.
+        beside: the new number of each label of each further column.
     """
 
-    def __init__(self, pairs: Split, numbers: Sequence[int]) -> None:
-        self.pairs, self.numbers = pairs, torch.tensor(numbers)
+    def __init__(self, pairs: Split, numbers: Sequence[int], beside: Sequence[Sequence[int]] = ()) -> None:
+        self.pairs, self.numbers, self.beside = pairs, torch.tensor(numbers), beside
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -47,6 +49,12 @@ class Renumbered:
     def _renumbered(self, target: Any) -> Any:
         if isinstance(target, Segment):
             return target._replace(label=int(self.numbers[target.label]))
+        if isinstance(target, Labels):
+            rows = [
+                [IGNORED if label == IGNORED else column[label] for label, column in zip(row, self.beside, strict=True)]
+                for row in target.beside
+            ]
+            return Labels([self._renumbered(one) for one in target], rows)
         if isinstance(target, (list, tuple)):
             return [self._renumbered(one) for one in target]
         numbers = torch.as_tensor(target)
@@ -77,7 +85,9 @@ def evaluate(
     data.setup(config["seed"])
     pairs: Split = getattr(data, split)
     print(f"data      {data.describe()}\nsplit     {split}, {len(pairs)} items", flush=True)
-    data.test = pairs if predictor.tokenizer.writes is not None else by_name(data, split, predictor.classes)
+    if predictor.tokenizer.writes is None:
+        pairs = by_name(data, split, predictor.classes, predictor.beside)
+    data.test = pairs
     members = predictor.members if isinstance(predictor, Ensemble) else [predictor]
     judged = [_judged(member, config, data) for member in members]
     if len(members) == 1:
@@ -90,6 +100,7 @@ def evaluate(
 def _judged(predictor: Predictor, config: dict[str, Any], data: Data) -> tuple[Task, dict[str, float]]:
     """Test one model; return its task, which remembers the outputs, and the numbers."""
     given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
+    given["beside_labels"] = predictor.beside
     task: Task = build(config["task"], Task, path="task", **given, recipe=config)
     loader = make_loaders(
         task,
@@ -110,20 +121,26 @@ def _judged(predictor: Predictor, config: dict[str, Any], data: Data) -> tuple[T
             return task, test(task, data, loader, trainer, arguments, seed=config["seed"])
 
 
-def by_name(data: Data, split: str, classes: Sequence[str]) -> Split:
-    """Return a split with the numbers that a model has for its classes.
+def by_name(data: Data, split: str, classes: Sequence[str], beside: Mapping[str, Sequence[str]] | None = None) -> Split:
+    """Return a split with the numbers that a model has for its classes, and for the labels of further columns.
 
     Args:
         data: set up; its classes may stand in another order than the model's, or be others.
         split: one of its splits.
         classes: the model's.
+        beside: the model's labels of each further column; those of the data that are not among them have no number.
 
     Raises:
         DataError: naming the classes of targets that the model does not know, and how many there are of each.
     """
     pairs: Split = getattr(data, split)
-    if list(data.classes) == list(classes):
+    own, known = getattr(data, "beside_labels", {}), beside or {}
+    if list(data.classes) == list(classes) and dict(own) == dict(known):
         return pairs
+    columns = []
+    for name, labels in own.items():
+        place = {label: i for i, label in enumerate(known.get(name, ()))}
+        columns.append([place.get(label, IGNORED) for label in labels])
     number = {name: i for i, name in enumerate(classes)}
     numbers = [number.get(name, -1) for name in data.classes]
     if -1 in numbers:
@@ -134,7 +151,7 @@ def by_name(data: Data, split: str, classes: Sequence[str]) -> Split:
                 f"the {split} split of {data.name} has targets that the model does not know: {', '.join(unknown)}; "
                 f"it knows {', '.join(classes)}"
             )
-    return Renumbered(pairs, numbers)
+    return Renumbered(pairs, numbers, columns)
 
 
 def _labels(target: Any) -> list[int]:

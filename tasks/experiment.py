@@ -177,6 +177,7 @@ def make_task(config: dict[str, Any], data: Data, tokenizer: Tokenizer) -> Task:
         if config.get(name) is not None
     }
     given = {"model": model, "tokenizer": tokenizer, "classes": classes, "recipe": config, **made}
+    given["beside_labels"] = getattr(data, "beside_labels", {})
     return build(config["task"], Task, path="task", **given)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from vsattn.predictor import Predictor
 from vsattn.tokenizers.base import Tokenizer
 
 from .answering import labelled
-from .beside import BesideCollate, beside_loss, beside_scores, check_columns, right_beside
+from .beside import BesideCollate, beside_loss, beside_scores, check_columns
 from .classification import IGNORED, ClassificationTask, Collate
 from .data.base import Data, Split
 from .data.columns import entity_scores
@@ -45,6 +45,7 @@ class LabelingTask(ClassificationTask):
 
     Args:
         beside_weight: the share of each further column's cross-entropy in the loss of training.
+        beside_labels: the labels of each further column, in the order of their numbers; a checkpoint keeps them.
         model, tokenizer, classes, optimizer, schedule, recipe, label_smoothing: see
             :class:`~vsattn.tasks.classification.ClassificationTask`.
 
@@ -67,18 +68,26 @@ class LabelingTask(ClassificationTask):
         recipe: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         beside_weight: float = 0.5,
+        beside_labels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if beside_weight < 0:
             raise ConfigError(f"task.beside_weight must not be negative, but is {beside_weight}")
         made = {"optimizer": optimizer, "schedule": schedule, "recipe": recipe}
         super().__init__(model, tokenizer, classes, label_smoothing=label_smoothing, **made)  # type: ignore[arg-type]
         self.beside_weight = beside_weight
+        self.beside_labels = {name: list(labels) for name, labels in (beside_labels or {}).items()}
 
     @property
     def columns(self) -> MultiTaskHead | None:
         """The head, where it is one for several columns."""
         head = getattr(self.model, "head", None)
         return head if isinstance(head, MultiTaskHead) else None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the labels of the further columns."""
+        super().on_save_checkpoint(checkpoint)
+        if self.beside_labels:
+            checkpoint["vsattn"]["beside"] = self.beside_labels
 
     def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
         """Return the function that batches."""
@@ -179,10 +188,7 @@ class LabelingTask(ClassificationTask):
         if getattr(data, "entities", False):
             scores |= entity_scores(*(self._named(part, sentences) for part in (targets, every)))
         if self.columns is not None:
-            right = np.concatenate(
-                [right_beside(self.columns, kept.logits, kept.beside).numpy() for kept in remembered]
-            )
-            scores |= beside_scores(self.columns, right, seed)
+            scores |= beside_scores(self.columns, remembered, seed)
         ruled = self._ruled(data, targets[judged])
         return scores | {f"test/by_{name.replace(' ', '_')}": float(found.mean()) for name, found in ruled.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sklearn.metrics import accuracy_score
 import vsattn
 from vsattn.build import build
 from vsattn.errors import ConfigError, DataError
+from vsattn.evaluate import main as evaluate
 from vsattn.heads import MultiTaskHead
 from vsattn.predict import main as predict
 from vsattn.tasks.beside import right_beside
@@ -189,6 +191,38 @@ def test_a_run_learns_and_judges_all_columns_and_answers_one(files: Path) -> Non
 def test_columns_of_the_data_and_the_head_must_be_the_same(files: Path, beside: Any, head: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run(config_of(files, beside, head), files / "run")
+
+
+def test_other_files_are_judged_by_the_names_of_labels(files: Path, capsys: Any) -> None:
+    config = config_of(files)
+    run(config, files / "run")
+    own = dict(vsattn.load(files / "run").beside)
+    assert own == data_of(files, beside=BESIDE).beside_labels and set(own["xpos"]) == {"DT", "NN", "VB"}
+    other = files / "other"
+    other.mkdir()
+    for split in ("train", "val", "test"):
+        text = (files / f"{split}.conllu").read_text()
+        lone = line(1, "can", "AUX", "MD", "_") + "\n"  # other labels, in another order, in training alone
+        (other / f"{split}.conllu").write_text(text + (lone * 400 if split == "train" else ""))
+    changed = [f"data.{split}={other / f'{split}.conllu'}" for split in ("train", "val", "test")]
+    asked = {"same": changed[2:], "renumbered": changed}
+    found = {}
+    for name, words in asked.items():
+        assert evaluate([f"ckpt={files / 'run'}", *words, f"output={files / name}.json"]) == 0, capsys.readouterr().err
+        found[name] = json.loads((files / f"{name}.json").read_text())
+    assert data_of(other, beside=BESIDE).beside_labels["xpos"][0] == "MD" != own["xpos"][0]
+    keys = [key for key in found["same"] if key.startswith("test/accuracy") and "known" not in key and "amb" not in key]
+    assert {"test/accuracy_xpos", "test/accuracy_Number", "test/accuracy"} <= set(keys)
+    assert found["same"]["test/accuracy_xpos"] > 0.9
+    # MD takes the place of one of three labels: what has that one has no number, and counts as wrong
+    assert 0.3 < found["renumbered"]["test/accuracy_xpos"] < found["same"]["test/accuracy_xpos"]
+    assert found["renumbered"]["test/accuracy"] == found["same"]["test/accuracy"]
+    assert found["renumbered"]["test/accuracy_Number"] == found["same"]["test/accuracy_Number"]
+    bare = files / "bare.conllu"
+    bare.write_text(line(1, "we", "PRON", "_", "_") + line(2, "can", "VERB", "_", "_") + "\n")
+    assert evaluate([f"ckpt={files / 'run'}", f"data.test={bare}", f"output={files / 'bare.json'}"]) == 0
+    judged = json.loads((files / "bare.json").read_text())
+    assert judged["test/accuracy"] == 1.0 and not any("xpos" in key or "Number" in key for key in judged)
 
 
 def test_a_share_below_nothing_is_refused(files: Path) -> None:

@@ -104,6 +104,9 @@ def read(path: str | Path) -> dict[str, Any]:
     wrong = [name for name, kind in FIELDS.items() if not isinstance(held.get(name), kind)]
     if "classes" not in wrong and not all(isinstance(name, str) for name in held["classes"]):
         wrong.append("classes")
+    beside = held.get("beside", {})
+    if not isinstance(beside, dict) or not all(isinstance(labels, list) for labels in beside.values()):
+        wrong.append("beside")
     if wrong:
         raise CheckpointError(f"{path} is damaged: its 'vsattn' entry lacks a valid {', '.join(wrong)}")
     if not all(isinstance(name, str) for name in checkpoint["state_dict"]):
@@ -159,7 +162,9 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise CheckpointError(f"the weights in {path} do not fit the model of its config: {' '.join(lines)}") from None
     kind = Translator if isinstance(model, EncoderDecoder) else Predictor
-    return kind(model.to(device), tokenizer, held["classes"], config=config)
+    predictor = kind(model.to(device), tokenizer, held["classes"], config=config)
+    predictor.beside = held.get("beside", {})
+    return predictor
 
 
 def _impossible(config: dict[str, Any], weights: dict[str, Any]) -> str:

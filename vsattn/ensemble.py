@@ -48,9 +48,13 @@ class Ensemble(Predictor):
                 others = sorted({*member.classes} ^ {*members[0].classes})
                 which = f": {', '.join(others[:5])} in one alone" if others else " in another order"
                 raise ConfigError(f"member {number} of the ensemble has other classes than the first{which}")
+            if dict(member.beside) != dict(members[0].beside):
+                raise ConfigError(
+                    f"member {number} of the ensemble has other further columns (data.beside) than the first"
+                )
         first = members[0]
         super().__init__(first.model, first.tokenizer, first.classes, config=first.config)
-        self.members = list(members)
+        self.members, self.beside = list(members), first.beside
 
     def to(self, device: str | torch.device) -> Ensemble:
         """Move all models, and return self."""

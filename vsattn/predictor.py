@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -41,12 +42,17 @@ class Prediction:
 class Predictor:
     """Answers for raw items, whatever their number: batches change nothing.
 
+    Attributes:
+        beside: the labels of further columns that were learned beside the classes, by column, in their order.
+
     Args:
         model: put into evaluation mode.
         tokenizer: fitted.
         classes: the C names.
         config: what the run was made from, where that is known.
     """
+
+    beside: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def __init__(
         self, model: Model, tokenizer: Tokenizer, classes: Sequence[str], *, config: dict[str, Any] | None = None

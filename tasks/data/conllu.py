@@ -208,14 +208,21 @@ class Conllu(TaggedWords):
         self.take(pairs)
         if not self.beside:
             return
-        for name, most in self.beside.items():
-            counts[name] = Counter(dict(counts[name].most_common(most)))
-        index = {name: {label: i for i, label in enumerate(counts[name])} for name in self.beside}
+        self.beside_labels = {n: [label for label, _ in counts[n].most_common(k)] for n, k in self.beside.items()}
         for split, sentences in read.items():
-            columns = [[[index[n].get(label, IGNORED) for label in s.column(n)] for n in index] for s in sentences]
-            rows = [list(zip(*column, strict=True)) for s, column in zip(sentences, columns, strict=True) if s.words]
+            rows = [row for row in self._beside_rows(sentences) if row]
             taken: list[tuple[list[str], list[int]]] = getattr(self, split)
-            setattr(self, split, [(w, Labels(t, beside)) for (w, t), beside in zip(taken, rows, strict=True)])
+            setattr(self, split, [(w, Labels(t, row)) for (w, t), row in zip(taken, rows, strict=True)])
+
+    def _beside_rows(self, sentences: Sequence[Sentence]) -> list[list[list[int]]]:
+        """Return the numbers of the further columns of each word; a column that these files do not fill has none."""
+        columns = []
+        for name, labels in self.beside_labels.items():
+            index = {label: i for i, label in enumerate(labels)}
+            values = [sentence.column(name) for sentence in sentences]
+            filled = any(value != "_" for row in values for value in row)
+            columns.append([[index.get(v, IGNORED) if filled else IGNORED for v in row] for row in values])
+        return [[list(word) for word in zip(*rows, strict=True)] for rows in zip(*columns, strict=True)]
 
     def _count(self, sentences: Sequence[Sentence], name: str) -> Counter[str]:
         """Count the labels of a column; an error names one that the training file does not fill."""

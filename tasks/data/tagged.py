@@ -35,10 +35,12 @@ class TaggedWords(Data):
         unseen: of the words of val and test, how many carry which label that training never shows.
         beside: how many labels of each further column are taught beside the classes, by its name; the targets are
             then `Labels`.
+        beside_labels: these labels, in the order of their numbers.
     """
 
     entities = False
     beside: Mapping[str, int] = MappingProxyType({})
+    beside_labels: Mapping[str, Sequence[str]] = MappingProxyType({})
     unseen: Counter[str]
 
     def take(self, sentences: Mapping[str, Sequence[Tagged]]) -> None:
