@@ -79,6 +79,9 @@ class Task(Answering, pl.LightningModule, ABC):
     #: Whether a loss that is not a number ends training; a search for the learning rate goes there on purpose.
     must_be_finite = True
 
+    #: Whether what is remembered of a test will be joined with what others remember, see :meth:`together`.
+    in_ensemble = False
+
     #: The trivial baseline of :meth:`floor`.
     floor_name = ""
 

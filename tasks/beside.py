@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,33 +12,45 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vsattn.errors import ConfigError
 from vsattn.heads import MultiTaskHead
+from vsattn.tokenizers.base import Tokenizer
 
 from .classification import IGNORED, Collate
-from .data.base import Data
 from .remembering import Remembered
 from .report import bootstrap
 
 
 class BesideCollate(Collate):
-    """Adds ``"beside"``, the classes of the further columns, ``(B, N, K)``, padded with `IGNORED`."""
+    """Adds ``"beside"``, the classes of K further columns, ``(B, N, K)``; `IGNORED` where there is none.
+
+    Args:
+        tokenizer, train: see :class:`~vsattn.tasks.classification.Collate`.
+        columns: K.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, columns: int, train: bool = False) -> None:
+        super().__init__(tokenizer, train=train)
+        self.columns = columns
 
     def __call__(self, pairs: list[Any]) -> dict[str, Tensor]:
         batch = super().__call__(pairs)
-        rows = [torch.tensor(getattr(target, "beside", None) or _no_columns()) for _, target in pairs]
-        return batch | {"beside": pad_sequence(rows, True, IGNORED)}
+        rows = [getattr(target, "beside", None) or [[IGNORED] * self.columns] * len(target) for _, target in pairs]
+        beside = pad_sequence([torch.tensor(row).view(-1, self.columns) for row in rows], True, IGNORED)
+        return batch | {"beside": beside}
 
 
-def _no_columns() -> NoReturn:
-    raise ConfigError("head=multi_task learns further columns, and the data have none: set data.beside, or head=vector")
-
-
-def check_columns(head: MultiTaskHead | None, data: Data) -> None:
-    """Raise ConfigError for columns that the head does not learn, or the data do not have."""
-    has, learns = dict(getattr(data, "beside", {})), {} if head is None else head.widths
-    if has and not learns:
-        raise ConfigError(f"data.beside names {', '.join(has)}, which head=multi_task alone learns")
-    if has != learns:
-        raise ConfigError(f"head=multi_task learns {learns}, and data.beside has {has}: name the same columns in both")
+def check_columns(head: MultiTaskHead | None, labels: Mapping[str, Sequence[str]]) -> None:
+    """Raise ConfigError for columns that the head does not learn, or the data do not have, in the same order."""
+    learns = {} if head is None else head.widths
+    if labels and not learns:
+        raise ConfigError(
+            f"data.beside names {', '.join(labels)}, which head=multi_task alone learns: choose it, or data.beside=null"
+        )
+    if list(labels) != list(learns) or any(len(labels[name]) > width for name, width in learns.items()):
+        has = {name: len(own) for name, own in labels.items()}
+        raise ConfigError(
+            f"head=multi_task learns {learns or 'nothing'}, and the data have {has or 'no further columns'}: set "
+            "data.beside and leave head.beside to follow it, or choose head=vector"
+        )
 
 
 def beside_loss(head: MultiTaskHead, output: Tensor, batch: dict[str, Tensor], label_smoothing: float) -> Tensor:
@@ -52,16 +64,15 @@ def beside_loss(head: MultiTaskHead, output: Tensor, batch: dict[str, Tensor], l
     return torch.stack(losses).sum()
 
 
-def right_beside(head: MultiTaskHead, output: Tensor, target: Tensor) -> Tensor:
-    """Return where the most probable label of each further column is the right one, bool ``(..., K)``."""
-    return torch.stack([logits.argmax(-1) for logits in head.split(output)[1].values()], dim=-1) == target
+def guesses_beside(head: MultiTaskHead, output: Tensor) -> Tensor:
+    """Return the most probable label of each further column, ``(..., K)``."""
+    return torch.stack([logits.argmax(-1) for logits in head.split(output)[1].values()], dim=-1)
 
 
 def beside_scores(head: MultiTaskHead, remembered: Sequence[Remembered], seed: int) -> dict[str, float]:
     """Return the accuracy of each further column with its interval; none of one that the tested files do not fill."""
-    targets = torch.cat([kept.beside for kept in remembered if kept.beside is not None])
-    right = right_beside(head, torch.cat([kept.logits for kept in remembered]), targets).numpy()
-    scores = dict[str, float]()
+    guesses, targets = (torch.cat([getattr(kept, name) for kept in remembered]) for name in ("guesses", "beside"))
+    right, scores = (guesses == targets).numpy(), dict[str, float]()
     for k, name in enumerate(head.widths):
         if bool((targets[:, k] != IGNORED).any()):
             low, high = bootstrap(right[:, k], seed=seed)

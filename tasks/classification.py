@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from vsattn.crf import CrfHead
 from vsattn.ensemble import together
 from vsattn.errors import ConfigError, DataError, ShapeError
+from vsattn.heads import MultiTaskHead
 from vsattn.tokenizers.base import Tokenizer
 
 from .base import Task
@@ -62,7 +63,7 @@ class ClassificationTask(Task):
         label_smoothing: probability given to all classes alike (Szegedy et al. 2016, section 7), in [0, 1).
 
     Raises:
-        ConfigError: for a smoothing outside that range, or a `CrfHead` where the task does not train it.
+        ConfigError: for a smoothing outside that range, or a `CrfHead` or `MultiTaskHead` that the task does not train.
         DataError: for fewer than two classes.
     """
 
@@ -71,6 +72,8 @@ class ClassificationTask(Task):
     tells_classes = True
     #: Whether the task learns and finds the labels of a sequence together, as `CrfHead` needs.
     trains_crf = False
+    #: Whether the task learns further columns of labels, as `MultiTaskHead` needs.
+    teaches_columns = False
 
     def __init__(
         self,
@@ -89,6 +92,8 @@ class ClassificationTask(Task):
             raise DataError(f"classification needs at least two classes; the data has {list(classes)}")
         if isinstance(getattr(model, "head", None), CrfHead) and not self.trains_crf:
             raise ConfigError("head=crf is trained by task=labeling alone: choose head=vector")
+        if isinstance(getattr(model, "head", None), MultiTaskHead) and not self.teaches_columns:
+            raise ConfigError("head=multi_task is trained by task=labeling alone: choose head=vector")
         self.num_classes = len(classes)
         super().__init__(model, tokenizer, classes, optimizer=optimizer, schedule=schedule, recipe=recipe)
         self.label_smoothing = label_smoothing

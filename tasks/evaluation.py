@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vsattn.build import build
 from vsattn.ensemble import Ensemble
-from vsattn.errors import DataError
+from vsattn.errors import ConfigError, DataError
 from vsattn.predictor import Predictor
 
 from .base import Task
@@ -33,10 +33,10 @@ class Renumbered:
     Args:
         pairs: the split.
         numbers: the new number of each class.
-        beside: the new number of each label of each further column.
+        beside: where each further column stands in the targets, -1 if nowhere, and the new number of each label.
     """
 
-    def __init__(self, pairs: Split, numbers: Sequence[int], beside: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(self, pairs: Split, numbers: Sequence[int], beside: Sequence[tuple[int, Sequence[int]]] = ()) -> None:
         self.pairs, self.numbers, self.beside = pairs, torch.tensor(numbers), beside
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Renumbered:
             return target._replace(label=int(self.numbers[target.label]))
         if isinstance(target, Labels):
             rows = [
-                [IGNORED if label == IGNORED else column[label] for label, column in zip(row, self.beside, strict=True)]
+                [IGNORED if k < 0 or row[k] == IGNORED else new[row[k]] for k, new in self.beside]
                 for row in target.beside
             ]
             return Labels([self._renumbered(one) for one in target], rows)
@@ -77,7 +77,8 @@ def evaluate(
         What a run reports as ``test/...``, by those names.
 
     Raises:
-        ConfigError: for a config that cannot be built, or a device that is not there.
+        ConfigError: for a config that cannot be built, or a device that is not there;
+            also for an ensemble whose members were trained beside other splits than is judged, unless data are named.
         DataError: for data that are missing, cannot be read, or have targets that the model does not know.
     """
     prepare(config)
@@ -88,20 +89,44 @@ def evaluate(
     if predictor.tokenizer.writes is None:
         pairs = by_name(data, split, predictor.classes, predictor.beside)
     data.test = pairs
-    members = predictor.members if isinstance(predictor, Ensemble) else [predictor]
-    judged = [_judged(member, config, data) for member in members]
-    if len(members) == 1:
-        return judged[0][1]
-    tasks = [task for task, _ in judged]
+    if not isinstance(predictor, Ensemble):
+        return _judged(predictor, config, data)[1]
+    if not named:
+        _same_items(predictor, config, data, split)
+    tasks = [_judged(member, config, data, in_ensemble=True)[0] for member in predictor.members]
     tasks[0].remembered = tasks[0].together([task.remembered for task in tasks])
     return tasks[0].evaluate(tasks[0].remembered, data, seed=config["seed"])
 
 
-def _judged(predictor: Predictor, config: dict[str, Any], data: Data) -> tuple[Task, dict[str, float]]:
+def _same_items(ensemble: Ensemble, config: dict[str, Any], data: Data, split: str) -> None:
+    """Raise ConfigError where a member was trained on other data than the first, or on another split by its seed.
+
+    Some of what is judged could then be among what it was trained on.
+    """
+    pairs: Split = getattr(data, split)
+    targets = [repr(pairs[i][1]) for i in range(len(pairs))]
+    for number, member in enumerate(ensemble.members[1:], start=2):
+        own = member.config
+        if (own["data"], own["seed"]) == (config["data"], config["seed"]):
+            continue
+        others: Data = of_checkpoint(own["data"])
+        others.setup(own["seed"])
+        its: Split = getattr(others, split)
+        if len(its) != len(targets) or any(repr(its[i][1]) != target for i, target in enumerate(targets)):
+            raise ConfigError(
+                f"member {number} of the ensemble was trained beside another {split} split of {others.name} than the "
+                "first, and may know what would be judged: name data that none has seen, by data=OPTION or data.KEY="
+            )
+
+
+def _judged(
+    predictor: Predictor, config: dict[str, Any], data: Data, *, in_ensemble: bool = False
+) -> tuple[Task, dict[str, float]]:
     """Test one model; return its task, which remembers the outputs, and the numbers."""
     given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
     given["beside_labels"] = predictor.beside
     task: Task = build(config["task"], Task, path="task", **given, recipe=config)
+    task.in_ensemble = in_ensemble
     loader = make_loaders(
         task,
         data,
@@ -135,12 +160,13 @@ def by_name(data: Data, split: str, classes: Sequence[str], beside: Mapping[str,
     """
     pairs: Split = getattr(data, split)
     own, known = getattr(data, "beside_labels", {}), beside or {}
-    if list(data.classes) == list(classes) and dict(own) == dict(known):
+    if list(data.classes) == list(classes) and list(own.items()) == list(known.items()):
         return pairs
-    columns = []
-    for name, labels in own.items():
-        place = {label: i for i, label in enumerate(known.get(name, ()))}
-        columns.append([place.get(label, IGNORED) for label in labels])
+    columns: list[tuple[int, list[int]]] = []
+    for name in [name for name in known if own]:
+        place = {label: i for i, label in enumerate(known[name])}
+        where = list(own).index(name) if name in own else -1
+        columns.append((where, [place.get(label, IGNORED) for label in own.get(name, ())]))
     number = {name: i for i, name in enumerate(classes)}
     numbers = [number.get(name, -1) for name in data.classes]
     if -1 in numbers:

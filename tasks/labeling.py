@@ -24,8 +24,8 @@ from vsattn.predictor import Predictor
 from vsattn.tokenizers.base import Tokenizer
 
 from .answering import labelled
-from .beside import BesideCollate, beside_loss, beside_scores, check_columns
-from .classification import IGNORED, ClassificationTask, Collate
+from .beside import BesideCollate, beside_loss, beside_scores, check_columns, guesses_beside
+from .classification import IGNORED, ClassificationTask
 from .data.base import Data, Split
 from .data.columns import entity_scores
 from .data.python_source import MAX_LENGTH
@@ -50,12 +50,14 @@ class LabelingTask(ClassificationTask):
             :class:`~vsattn.tasks.classification.ClassificationTask`.
 
     Raises:
-        ConfigError: for a weight below 0, see also there.
+        ConfigError: for a weight below 0, or columns that the head does not learn or the data do not have; see also
+            there.
     """
 
     floor_name = "most frequent label of each word"
     formats = ("conllu", "jsonl", "csv", "tsv", "table")
     trains_crf = True
+    teaches_columns = True
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class LabelingTask(ClassificationTask):
         super().__init__(model, tokenizer, classes, label_smoothing=label_smoothing, **made)  # type: ignore[arg-type]
         self.beside_weight = beside_weight
         self.beside_labels = {name: list(labels) for name, labels in (beside_labels or {}).items()}
+        check_columns(self.columns, self.beside_labels)
 
     @property
     def columns(self) -> MultiTaskHead | None:
@@ -91,7 +94,9 @@ class LabelingTask(ClassificationTask):
 
     def collator(self, train: bool) -> Callable[[list[Any]], dict[str, Tensor]]:
         """Return the function that batches."""
-        return (Collate if self.columns is None else BesideCollate)(self.tokenizer, train=train)
+        if self.columns is None:
+            return super().collator(train)
+        return BesideCollate(self.tokenizer, columns=len(self.columns.widths), train=train)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the model's output for a batch, with the logits of further columns where there are any."""
@@ -133,12 +138,8 @@ class LabelingTask(ClassificationTask):
         metrics["accuracy"].update(self.predicted(output, batch), batch["target"])
 
     def check(self, data: Data, split: str) -> None:
-        """Raise ConfigError for columns that the head does not learn, or the data do not have.
-
-        Also for a conditional random field where words have no label: it needs whole sequences.
-        """
+        """Raise ConfigError for a conditional random field where words have no label: it needs whole sequences."""
         pairs: Split = getattr(data, split)
-        check_columns(self.columns, data)
         if isinstance(getattr(self.model, "head", None), CrfHead):
             for index in range(len(pairs)):
                 if IGNORED in pairs[index][1]:
@@ -146,13 +147,14 @@ class LabelingTask(ClassificationTask):
 
     def remember(self, output: Tensor, batch: dict[str, Tensor]) -> Remembered:
         """Keep what :class:`Remembered` says."""
-        words = batch["mask"]
+        words, learned = batch["mask"], self.columns
         return Remembered(
             self.predicted(output, batch)[words].cpu().numpy(),
             batch["target"][words].cpu().numpy(),
             float(self.loss(output, batch)) * self.count(batch),
-            output[words].float().cpu(),
-            batch["beside"][words].cpu() if "beside" in batch else None,
+            guesses_beside(learned, output)[words].cpu() if learned is not None else None,
+            batch["beside"][words].cpu() if learned is not None else None,
+            output[words].float().cpu() if self.in_ensemble else None,
         )
 
     def together(self, remembered: Sequence[list[Any]]) -> list[Any]:

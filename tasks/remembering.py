@@ -22,15 +22,16 @@ class Remembered(NamedTuple):
     Attributes:
         predictions, targets: of all words, in order ``(n,)``.
         total: the sum of the losses of the labelled.
-        logits: ``(n, C)``, with those of further columns behind them.
-        beside: the classes of K further columns, ``(n, K)``, or None.
+        guesses, beside: what is said of K further columns, and what is true, ``(n, K)``; None without such.
+        logits: ``(n, C)``, with those of further columns behind them, where an ensemble needs them; else None.
     """
 
     predictions: np.ndarray
     targets: np.ndarray
     total: float
-    logits: Tensor
+    guesses: Tensor | None
     beside: Tensor | None
+    logits: Tensor | None
 
 
 def averaged(kept: Sequence[Remembered], head: MultiTaskHead | None = None) -> Remembered:
@@ -40,11 +41,11 @@ def averaged(kept: Sequence[Remembered], head: MultiTaskHead | None = None) -> R
         kept: by each member, of the same words.
         head: parts the columns; None where there is one.
     """
-    members = [one.logits for one in kept]
-    logits = [together(column) for column in ([members] if head is None else _columns(head, members))]
-    targets = torch.from_numpy(kept[0].targets)
-    total = float(F.nll_loss(logits[0], targets, ignore_index=IGNORED, reduction="sum"))
-    return kept[0]._replace(predictions=logits[0].argmax(-1).numpy(), total=total, logits=torch.cat(logits, dim=-1))
+    members = [one.logits for one in kept if one.logits is not None]
+    own, *others = map(together, [members] if head is None else _columns(head, members))
+    total = float(F.nll_loss(own, torch.from_numpy(kept[0].targets), ignore_index=IGNORED, reduction="sum"))
+    guesses = torch.stack([logits.argmax(-1) for logits in others], dim=-1) if others else None
+    return kept[0]._replace(predictions=own.argmax(-1).numpy(), total=total, guesses=guesses, logits=None)
 
 
 def _columns(head: MultiTaskHead, members: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -20,7 +20,7 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.evaluate import main as evaluate
 from vsattn.heads import MultiTaskHead
 from vsattn.predict import main as predict
-from vsattn.tasks.beside import right_beside
+from vsattn.run import main
 from vsattn.tasks.classification import IGNORED
 from vsattn.tasks.data.conllu import Conllu
 from vsattn.tasks.data.tagged import Labels
@@ -158,7 +158,7 @@ def test_a_run_learns_and_judges_all_columns_and_answers_one(files: Path) -> Non
     truth, columns, sentences = [], list(BESIDE), conllu.parse((files / "test.conllu").read_text())
     for sentence in sentences:
         truth += [(t["xpos"], (t["feats"] or {}).get("Number", "_")) for t in sentence]
-    right = [right_beside(result.task.columns, kept.logits, kept.beside) for kept in result.task.remembered]
+    right = [kept.guesses == kept.beside for kept in result.task.remembered]
     assert sum(map(len, right)) == len(truth)
     known = len(truth) - 1  # UH is not among the three that are taught
     assert metrics["test/accuracy_xpos"] == pytest.approx(known / len(truth))
@@ -184,13 +184,31 @@ def test_a_run_learns_and_judges_all_columns_and_answers_one(files: Path) -> Non
             {"_target_": "vsattn.heads.VectorHead"},
             "data.beside names xpos, Number, which head=multi_task alone",
         ),
-        (None, HEAD, "set data.beside, or head=vector"),
-        ({"xpos": 3}, HEAD, "name the same columns in both"),
+        (None, HEAD, "the data have no further columns: set data.beside"),
+        ({"xpos": 3}, HEAD, "leave head.beside to follow it"),
+        ({"Number": 2, "xpos": 3}, HEAD, "leave head.beside to follow it"),
+        ({"xpos": 4, "Number": 3}, HEAD, "leave head.beside to follow it"),
     ],
 )
 def test_columns_of_the_data_and_the_head_must_be_the_same(files: Path, beside: Any, head: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run(config_of(files, beside, head), files / "run")
+    assert not (files / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("task=labeling head=multi_task", "set data.beside (of data=conllu or ud_ewt), or choose head=vector"),
+        ("task=labeling data=conllu FILES head=multi_task", "set data.beside (of data=conllu or ud_ewt)"),
+        ("task=labeling data=conllu FILES data.beside={xpos:3}", "choose it, or data.beside=null"),
+        ("task=node data=karate head=multi_task head.beside={xpos:3}", "trained by task=labeling alone"),
+    ],
+)
+def test_a_command_without_columns_says_what_to_do(words: str, said: str, capsys: Any, files: Path) -> None:
+    named = " ".join(f"data.{split}={files / f'{split}.conllu'}" for split in ("train", "val", "test"))
+    assert main([*words.replace("FILES", named).split(), f"hydra.run.dir={files / 'run'}"]) == 2
+    assert said in capsys.readouterr().err and not (files / "run" / "config.yaml").exists()
 
 
 def test_other_files_are_judged_by_the_names_of_labels(files: Path, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,18 @@ def test_one_model_is_itself_and_a_missing_one_is_named(pictures: Path) -> None:
     assert not isinstance(load_together(str(pictures / "a")), Ensemble)
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nowhere"):
         load_together(f"{pictures / 'a'},{pictures / 'nowhere'}")
+    for names, said in (("a,,b", "nothing between two commas"), ("a,b,a", "names a model twice")):
+        with pytest.raises(ConfigError, match=said):
+            load_together(",".join(name and str(pictures / name) for name in names.split(",")))
     with pytest.raises(ConfigError, match="two members at least, not 1"):
         Ensemble([vsattn.load(pictures / "a")])
+
+
+def test_members_of_other_splits_are_judged_on_other_data_alone(pictures: Path, capsys: Any) -> None:
+    both = f"ckpt={pictures / 'a'},{pictures / 'b'}"
+    assert evaluate([both, "split=val"]) == 2
+    assert "member 2 of the ensemble was trained beside another val split of" in capsys.readouterr().err
+    assert evaluate([both, "split=val", "data=digits"]) == 0  # whoever names the data answers for them
 
 
 def test_words_and_their_further_columns_are_judged_together(tmp_path: Path) -> None:
@@ -125,5 +136,6 @@ def test_what_cannot_be_averaged_is_refused(pictures: Path, tmp_path: Path, caps
         test_beside.write(tmp_path / f"{split}.conllu", 5, 1)
     config = test_beside.config_of(tmp_path, None, {"_target_": "vsattn.crf.CrfHead"})
     run(config | {"trainer": {**config["trainer"], "max_epochs": 1}}, tmp_path / "field")
-    assert evaluate([f"ckpt={tmp_path / 'field'},{tmp_path / 'field'}"]) == 2
+    shutil.copytree(tmp_path / "field", tmp_path / "copy")
+    assert evaluate([f"ckpt={tmp_path / 'field'},{tmp_path / 'copy'}"]) == 2
     assert "member 1 has a CrfHead, which finds a whole sequence" in capsys.readouterr().err

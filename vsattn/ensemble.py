@@ -48,7 +48,7 @@ class Ensemble(Predictor):
                 others = sorted({*member.classes} ^ {*members[0].classes})
                 which = f": {', '.join(others[:5])} in one alone" if others else " in another order"
                 raise ConfigError(f"member {number} of the ensemble has other classes than the first{which}")
-            if dict(member.beside) != dict(members[0].beside):
+            if list(member.beside.items()) != list(members[0].beside.items()):
                 raise ConfigError(
                     f"member {number} of the ensemble has other further columns (data.beside) than the first"
                 )
@@ -84,8 +84,17 @@ def together(logits: Sequence[Tensor]) -> Tensor:
 
 
 def names_of(ckpt: str) -> list[str]:
-    """Return the paths that ``ckpt=PATH,PATH`` names; one path may hold commas."""
-    return [ckpt] if os.path.exists(os.path.expanduser(ckpt)) else [name for name in ckpt.split(",") if name] or [ckpt]
+    """Return the paths that ``ckpt=PATH,PATH`` names; one path may hold commas.
+
+    Raises:
+        ConfigError: for an empty name, or the same one twice.
+    """
+    names = [ckpt] if os.path.exists(os.path.expanduser(ckpt)) else ckpt.split(",")
+    if "" in names:
+        raise ConfigError(f"ckpt={ckpt}: there is nothing between two commas, or before or behind one")
+    if len(set(map(os.path.realpath, names))) < len(names):
+        raise ConfigError(f"ckpt={ckpt} names a model twice, which changes nothing of the mean but its weight")
+    return names
 
 
 def load_together(ckpt: str) -> Predictor:

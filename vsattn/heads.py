@@ -51,7 +51,7 @@ class MultiTaskHead(VectorHead):
     """One answer per vector, and in training those of further columns beside it, each by a linear map of its own.
 
     What the columns share the encoder must learn once, which is a teacher where labels are few (multi-task learning,
-    Caruana 1997, section 2; for words Collobert and Weston 2008, section 4). The logits are those of the classes alone,
+    Caruana 1997; for words Collobert and Weston 2008). The logits are those of the classes alone,
     ``(B, N, C)``; within :meth:`all_columns` those of all columns follow them, ``(B, N, C + C_1 + ... + C_K)``.
 
     Args:
@@ -64,12 +64,12 @@ class MultiTaskHead(VectorHead):
         ConfigError: for no further column, or one without labels.
     """
 
-    def __init__(self, dim: int, num_classes: int, *, beside: Mapping[str, int], dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, num_classes: int, *, beside: Mapping[str, int] | None, dropout: float = 0.0) -> None:
         super().__init__(dim, num_classes, dropout=dropout)
         if not beside or min(beside.values()) < 1:
             raise ConfigError(
-                f"MultiTaskHead.beside says how many labels each further column has, such as xpos: 50, not {beside}; "
-                "without further columns choose head=vector"
+                f"MultiTaskHead.beside says how many labels each further column has, such as xpos: 50, not {beside}: "
+                "set data.beside (of data=conllu or ud_ewt), or choose head=vector"
             )
         self.num_classes, self.widths = num_classes, dict(beside)
         self.beside = nn.Linear(dim, sum(beside.values()))

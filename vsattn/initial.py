@@ -166,6 +166,8 @@ def initialise(
             new[name] = "not there"
         elif part == "head" and classes != origin.classes:
             new[name] = "other classes"
+        elif name.startswith("head.beside."):
+            new[name] = "further columns are learned anew"
         elif part in ("embedder", "target_embedder") and not suits:
             new[name] = "another tokenizer"
         elif part == "positions" and not same_grid:

@@ -230,9 +230,8 @@ class Conllu(TaggedWords):
         if not counts.keys() - {"_"}:
             known = {key for s in sentences for feats in s.column("feats") for key in _pairs(feats)}
             where = f"data.column={name}" if name == self.column else f"data.beside.{name}"
-            raise DataError(
-                f"{self.files['train']}: no word has a value for {where}; {nearest(name, {*COLUMNS[2:], *known})}"
-            )
+            hint = nearest(name, {*COLUMNS[2:], *known} - {name})
+            raise DataError(f"{self.files['train']}: no word has a value for {where}; {hint}")
         return counts
 
 
