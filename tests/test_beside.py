@@ -243,6 +243,19 @@ def test_other_files_are_judged_by_the_names_of_labels(files: Path, capsys: Any)
     assert judged["test/accuracy"] == 1.0 and not any("xpos" in key or "Number" in key for key in judged)
 
 
+def test_fine_tuning_and_resuming_know_what_the_columns_are(files: Path, capsys: Any) -> None:
+    config = config_of(files)
+    config["trainer"]["max_epochs"] = 1
+    run(config, files / "run")
+    capsys.readouterr()
+    run(config | {"init_from": str(files / "run")}, files / "tuned")
+    assert "further columns are learned anew" in capsys.readouterr().out
+    longer = config | {"trainer": {**config["trainer"], "max_epochs": 2}, "schedule": None}
+    run(longer | {"trainer": config["trainer"]}, files / "first")
+    resumed = run(longer, files / "first", resume=files / "first" / "checkpoints" / "last.ckpt")
+    assert resumed.metrics["test/accuracy_xpos"] > 0 and dict(vsattn.load(files / "first").beside)["xpos"]
+
+
 def test_a_share_below_nothing_is_refused(files: Path) -> None:
     config = config_of(files)
     config["task"]["beside_weight"] = -0.1
