@@ -73,8 +73,13 @@ def treebank(folder: Path) -> None:
     for name in EWT_FILES:
         lines = []
         for i in range(20):
-            for place, (word, tag) in enumerate((("the", "DET"), (f"dog{i % 3}", "NOUN"), ("runs", "VERB")), start=1):
-                lines.append(f"{place}\t{word}\t{word}\t{tag}\t_\t_\t0\troot\t_\t_\n")
+            words = (
+                ("the", "DET", "DT", "_"),
+                (f"dog{i % 3}", "NOUN", "NN", "Number=Sing"),
+                ("runs", "VERB", "VBZ", "_"),
+            )
+            for place, (word, tag, finer, features) in enumerate(words, start=1):
+                lines.append(f"{place}\t{word}\t{word}\t{tag}\t{finer}\t{features}\t0\troot\t_\t_\n")
             lines.append("\n")
         (folder / name).write_text("".join(lines), encoding="utf-8")
 
