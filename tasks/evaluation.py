@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +104,41 @@ def _same_items(ensemble: Ensemble, config: dict[str, Any], data: Data, split: s
 
     Some of what is judged could then be among what it was trained on.
     """
-    pairs: Split = getattr(data, split)
-    targets = [repr(pairs[i][1]) for i in range(len(pairs))]
+    judged = _fingerprint(getattr(data, split))
     for number, member in enumerate(ensemble.members[1:], start=2):
         own = member.config
         if (own["data"], own["seed"]) == (config["data"], config["seed"]):
             continue
         others: Data = of_checkpoint(own["data"])
         others.setup(own["seed"])
-        its: Split = getattr(others, split)
-        if len(its) != len(targets) or any(repr(its[i][1]) != target for i, target in enumerate(targets)):
+        if _fingerprint(getattr(others, split)) != judged:
             raise ConfigError(
                 f"member {number} of the ensemble was trained beside another {split} split of {others.name} than the "
                 "first, and may know what would be judged: name data that none has seen, by data=OPTION or data.KEY="
             )
+
+
+def _fingerprint(pairs: Split) -> str:
+    """Return what two splits share only if their items and targets are the same, in the same order."""
+    found = sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, (list, tuple)):
+            found.update(f"{len(value)} of ".encode())
+            for part in value:
+                add(part)
+        elif hasattr(value, "edge_index"):
+            add([value.x, value.edge_index])
+        elif isinstance(value, Tensor) and value.layout != torch.strided:
+            add(value.to_sparse_coo().coalesce().indices())
+        elif isinstance(value, (Tensor, np.ndarray)):
+            found.update(f"{tuple(value.shape)} ".encode() + np.ascontiguousarray(value).tobytes())
+        else:
+            found.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
+
+    for index in range(len(pairs)):
+        add(pairs[index])
+    return found.hexdigest()
 
 
 def _judged(
