@@ -16,7 +16,7 @@ from vsattn.tokenizers.base import Tokenizer
 
 from .classification import IGNORED, Collate
 from .remembering import Remembered
-from .report import bootstrap
+from .report import accuracy
 
 
 class BesideCollate(Collate):
@@ -75,7 +75,5 @@ def beside_scores(head: MultiTaskHead, remembered: Sequence[Remembered], seed: i
     right, scores = (guesses == targets).numpy(), dict[str, float]()
     for k, name in enumerate(head.widths):
         if bool((targets[:, k] != IGNORED).any()):
-            low, high = bootstrap(right[:, k], seed=seed)
-            scores |= {f"test/accuracy_{name}": float(right[:, k].mean())}
-            scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
+            scores |= accuracy(f"accuracy_{name}", right[:, k], seed=seed)
     return scores

@@ -87,28 +87,31 @@ def evaluate(
     data.setup(config["seed"])
     pairs: Split = getattr(data, split)
     print(f"data      {data.describe()}\nsplit     {split}, {len(pairs)} items", flush=True)
+    members = predictor.members if isinstance(predictor, Ensemble) else [predictor]
+    if not named:
+        _same_items(members, config, pairs, split)
     if predictor.tokenizer.writes is None:
         pairs = by_name(data, split, predictor.classes, predictor.beside)
     data.test = pairs
-    if not isinstance(predictor, Ensemble):
-        return _judged(predictor, config, data)[1]
-    if not named:
-        _same_items(predictor, config, data, split)
-    tasks = [_judged(member, config, data, in_ensemble=True)[0] for member in predictor.members]
-    tasks[0].remembered = tasks[0].together([task.remembered for task in tasks])
-    return tasks[0].evaluate(tasks[0].remembered, data, seed=config["seed"])
+    tasks = [_tested(member, config, data, in_ensemble=len(members) > 1) for member in members]
+    first = tasks[0]
+    if len(tasks) > 1:
+        first.remembered = first.together([task.remembered for task in tasks])
+    with quiet(), plain_errors():
+        return first.evaluate(first.remembered, data, seed=config["seed"])
 
 
-def _same_items(ensemble: Ensemble, config: dict[str, Any], data: Data, split: str) -> None:
+def _same_items(members: Sequence[Predictor], config: dict[str, Any], pairs: Split, split: str) -> None:
     """Raise ConfigError where a member was trained on other data than the first, or on another split by its seed.
 
     Some of what is judged could then be among what it was trained on.
     """
-    judged = _fingerprint(getattr(data, split))
-    for number, member in enumerate(ensemble.members[1:], start=2):
+    judged = ""
+    for number, member in enumerate(members[1:], start=2):
         own = member.config
         if (own["data"], own["seed"]) == (config["data"], config["seed"]):
             continue
+        judged = judged or _fingerprint(pairs)
         others: Data = of_checkpoint(own["data"])
         others.setup(own["seed"])
         if _fingerprint(getattr(others, split)) != judged:
@@ -141,10 +144,8 @@ def _fingerprint(pairs: Split) -> str:
     return found.hexdigest()
 
 
-def _judged(
-    predictor: Predictor, config: dict[str, Any], data: Data, *, in_ensemble: bool = False
-) -> tuple[Task, dict[str, float]]:
-    """Test one model; return its task, which remembers the outputs, and the numbers."""
+def _tested(predictor: Predictor, config: dict[str, Any], data: Data, *, in_ensemble: bool) -> Task:
+    """Test one model, and return its task, which remembers the outputs."""
     given = {"model": predictor.model, "tokenizer": predictor.tokenizer, "classes": predictor.classes}
     given["beside_labels"] = predictor.beside
     task: Task = build(config["task"], Task, path="task", **given, recipe=config)
@@ -165,7 +166,8 @@ def _judged(
     with quiet():
         trainer = make_trainer(arguments, folder=Path(), callbacks=[], loggers=[], enable_progress_bar=False)
         with plain_errors():
-            return task, test(task, data, loader, trainer, arguments, seed=config["seed"])
+            test(task, loader, trainer, arguments)
+    return task
 
 
 def by_name(data: Data, split: str, classes: Sequence[str], beside: Mapping[str, Sequence[str]] | None = None) -> Split:

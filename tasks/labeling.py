@@ -33,7 +33,7 @@ from .data.tagged import TaggedWords
 from .inputs import Question
 from .plots import confusion
 from .remembering import Remembered, averaged
-from .report import bootstrap, classification
+from .report import accuracy, classification
 from .sentences import Place, each_sentence
 from .words_plots import Row, choose, draw_sentences, two_ways
 
@@ -184,9 +184,7 @@ class LabelingTask(ClassificationTask):
         for name, chosen in (("known", kinds > 0), ("unknown", kinds == 0), ("ambiguous", kinds > 1)):
             scores[f"test/words_{name}"] = int(chosen.sum())
             if chosen.any():
-                low, high = bootstrap(right[chosen], seed=seed)
-                scores |= {f"test/accuracy_{name}": float(right[chosen].mean())}
-                scores |= {f"test/accuracy_{name}_low": low, f"test/accuracy_{name}_high": high}
+                scores |= accuracy(f"accuracy_{name}", right[chosen], seed=seed)
         if getattr(data, "entities", False):
             scores |= entity_scores(*(self._named(part, sentences) for part in (targets, every)))
         if self.columns is not None:

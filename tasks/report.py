@@ -23,6 +23,12 @@ PACKAGES = (
 )  # fmt: skip
 
 
+def accuracy(name: str, right: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Return the share of right answers, bool ``(n,)``, as ``test/<name>``, with its interval."""
+    low, high = bootstrap(right, seed=seed)
+    return {f"test/{name}": float(right.mean()), f"test/{name}_low": low, f"test/{name}_high": high}
+
+
 def classification(
     targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], *, seed: int
 ) -> dict[str, float]:
@@ -34,15 +40,9 @@ def classification(
     from sklearn.metrics import precision_recall_fscore_support
 
     correct = np.asarray(targets) == np.asarray(predictions)
-    low, high = bootstrap(correct, seed=seed)
     present = sorted({*np.unique(targets).tolist(), *np.unique(predictions).tolist()})
     columns = precision_recall_fscore_support(targets, predictions, labels=present, zero_division=0.0)
-    scores = {
-        "test/accuracy": float(correct.mean()),
-        "test/accuracy_low": low,
-        "test/accuracy_high": high,
-        "test/f1_macro": float(columns[2].mean()),
-    }
+    scores = {**accuracy("accuracy", correct, seed=seed), "test/f1_macro": float(columns[2].mean())}
     for name, column in zip(("precision", "recall", "f1", "support"), columns, strict=True):
         for label, value in zip(present, column, strict=True):
             scores[f"test/{name}/{classes[label]}"] = int(value) if name == "support" else float(value)

@@ -140,7 +140,8 @@ def train(
                 task.model = whole
             metrics = take_weights(task, fitter, table.rows, last)
             with plain_errors():
-                return metrics | test(task, data, loaders["test"], fitter, arguments, seed=seed)
+                test(task, loaders["test"], fitter, arguments)
+                return metrics | task.evaluate(task.remembered, data, seed=seed)
 
         with requeueing(fitter):
             metrics = judged_by_first(fitter, judge)
@@ -162,10 +163,8 @@ def take_weights(task: Task, fitter: pl.Trainer, rows: list[Row], last: dict[str
     return metrics | _measures(next((row for row in rows if row["epoch"] == metrics["best_epoch"]), {}))
 
 
-def test(
-    task: Task, data: Data, loader: Loader, fitter: pl.Trainer, arguments: dict[str, Any], *, seed: int
-) -> dict[str, float]:
-    """Judge all test items once, on one device, with the weights that the task has now.
+def test(task: Task, loader: Loader, fitter: pl.Trainer, arguments: dict[str, Any]) -> None:
+    """Let a task remember all test items once, on one device, with the weights that it has now.
 
     Its own trainer runs none of the training's callbacks: one that averages weights would put others in.
     """
@@ -181,7 +180,6 @@ def test(
     )
     with signals_given_back():
         tester.test(task, loader, verbose=False)
-    return task.evaluate(task.remembered, data, seed=seed)
 
 
 def make_trainer(

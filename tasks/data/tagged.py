@@ -33,13 +33,11 @@ class TaggedWords(Data):
     Attributes:
         entities: whether labels mark entities as ``B-``, ``I-`` and ``O`` do, and are judged as such.
         unseen: of the words of val and test, how many carry which label that training never shows.
-        beside: how many labels of each further column are taught beside the classes, by its name; the targets are
-            then `Labels`.
-        beside_labels: these labels, in the order of their numbers.
+        beside_labels: the labels of each further column that is taught beside the classes, in the order of their
+            numbers; the targets are then `Labels`.
     """
 
     entities = False
-    beside: Mapping[str, int] = MappingProxyType({})
     beside_labels: Mapping[str, Sequence[str]] = MappingProxyType({})
     unseen: Counter[str]
 
