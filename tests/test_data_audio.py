@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.signal import fftconvolve
 
 from vsattn.errors import ConfigError, DataError
 from vsattn.tasks.data.audio import FSDD, AudioFolder, SpeechCommands
-from vsattn.tasks.data.audio_augment import AudioAugment
+from vsattn.tasks.data.audio_augment import AudioAugment, _echoing
 from vsattn.tasks.data.base import Augmented
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
@@ -331,13 +332,38 @@ def test_each_distortion_is_what_it_says():
         gain = (torch.fft.rfft(coloured).abs() / torch.fft.rfft(white).abs())[1:-1]
         assert float(gain.min()) >= 10**-0.31 and float(gain.max()) <= 10**0.31
     assert torch.equal(AudioAugment()((tone, 8000))[0], tone)
-    silence, _ = AudioAugment(speed=0.1, equaliser=3, shift=0.1, gain=3, noise=(0, 10))((torch.zeros(5), 8000))
+    lengths = {len(AudioAugment(reverberation=0.4)((tone, 8000))[0]) for _ in range(40)}
+    assert min(lengths) == 8000 and 8800 <= max(lengths) <= 11200 and len(lengths) > 10
+    silence, _ = AudioAugment(speed=0.1, equaliser=3, reverberation=1, shift=0.1, gain=3, noise=(0, 10))(
+        (torch.zeros(5), 8000)
+    )
     assert bool(silence.isfinite().all()) and len(silence)
 
 
+def test_echoes_are_a_convolution_and_fall_by_60_decibels_in_their_time():
+    torch.manual_seed(0)
+    click = torch.zeros(1600)
+    click[0] = 1
+    response = _echoing(click, 8000, 0.5, 6.0)[:4001]
+    assert float(response[0]) == pytest.approx(1, abs=1e-5)
+    assert float(response[1:].double().square().sum()) == pytest.approx(10**-0.6, rel=1e-4)
+    left = response[1:].double().square().flip(0).cumsum(0).flip(0)  # what is still to come (Schroeder 1965)
+    decay = 10 * (left / left[0]).log10()
+    slope = np.polyfit(np.arange(2000) / 8000, decay[:2000].numpy(), 1)[0]
+    assert -60 / slope == pytest.approx(0.5, rel=0.1)
+    speech = torch.randn(3000)
+    torch.manual_seed(0)
+    wet = _echoing(speech, 8000, 0.5, 6.0)
+    torch.testing.assert_close(wet, torch.from_numpy(fftconvolve(speech, response)), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"speed": 1.0}, {"shift": -1}, {"silence": -1}, {"gain": -1}, {"noise": (5, 1)}, {"equaliser": -2}]
-)
+    "wrong",
+    [
+        {"speed": 1.0}, {"shift": -1}, {"silence": -1}, {"gain": -1}, {"noise": (5, 1)}, {"equaliser": -2},
+        {"reverberation": 0.05},
+    ],
+)  # fmt: skip
 def test_augmentation_out_of_range(wrong):
     with pytest.raises(ConfigError, match=f"AudioAugment.{next(iter(wrong))}"):
         AudioAugment(**wrong)

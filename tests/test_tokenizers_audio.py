@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 
 import numpy as np
@@ -60,6 +61,41 @@ def test_raw_frames_and_a_linear_map_are_a_strided_convolution_over_samples():
     weight = embedder.project.weight[:, None]  # (dim, 1, window)
     expected = nn.functional.conv1d(samples[None, None], weight, embedder.project.bias, stride=80)[0].T
     torch.testing.assert_close(embedder(tokenizer.collate([samples])).x[0], expected, atol=1e-5, rtol=0)
+
+
+def test_the_peak_normalises_whatever_level_and_silence():
+    (samples,) = clips(4000)
+    tokenizer = AudioFrames(sample_rate=8000, normalise="peak", dynamic_range=30.0)
+    frames = tokenizer.frames(samples)
+    plain = AudioFrames(sample_rate=8000, normalise="none", dynamic_range=30.0)
+    power = samples.view(20, 200).square().mean(1).max()
+    floor = 0.5e-3
+    expected = (plain.frames(samples * 0.1 / power.sqrt()).double() - math.log(floor)) / math.log(1 + 2 / floor)
+    torch.testing.assert_close(frames.double(), 2.5 * expected - 1, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokenizer.frames(0.01 * samples), frames, atol=1e-4, rtol=0)
+    longer = tokenizer.frames(nn.functional.pad(samples, (0, 4000)))
+    torch.testing.assert_close(longer[: len(frames)], frames)
+    torch.testing.assert_close(longer[-40:], torch.full((40, 40), -1.0))
+    for silence in (torch.zeros(4000), torch.zeros(70)):
+        torch.testing.assert_close(tokenizer.frames(silence), torch.full_like(tokenizer.frames(silence), -1.0))
+    assert bool(tokenizer.frames(samples[:70]).isfinite().all())
+    with pytest.raises(ConfigError, match="use log_mel"):
+        AudioFrames(normalise="peak", features="mfcc")
+
+
+def test_an_emphasis_lifts_high_bands():
+    (samples,) = clips(4000)
+    plain, lifted = (AudioFrames(sample_rate=8000, normalise="none", emphasis=e).frames(samples) for e in (0.0, 12.0))
+    gain = 10 / math.log(10) * (lifted - plain)
+    centres = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 4000 / 700), 42)[1:-1] / 2595) - 1)
+    torch.testing.assert_close(gain[:, centres < 960], torch.zeros(len(gain), int((centres < 960).sum())))
+    assert gain[:, centres > 2400].numpy() == pytest.approx(12, abs=0.01)
+    between = gain[:, (centres > 960) & (centres < 2400)]
+    assert bool((between.diff(dim=1) > 0).all()) and 0 < float(between.min()) < float(between.max()) < 12
+    with pytest.raises(ConfigError, match="emphasis are numbers"):
+        AudioFrames(emphasis=math.nan)
+    with pytest.raises(ConfigError, match="emphasis=0"):
+        AudioFrames(features="raw", emphasis=6.0)
 
 
 def test_warped_filters_are_those_of_another_length_of_the_vocal_tract():

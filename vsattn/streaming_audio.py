@@ -16,8 +16,9 @@ from vsattn.errors import ConfigError, DataError
 from vsattn.heads import VectorHead
 from vsattn.model import Model
 from vsattn.streaming import Streaming, require_eval
-from vsattn.tokenizers.audio import AudioFrames, FrameEmbedder
+from vsattn.tokenizers.audio import AudioFrames
 from vsattn.tokenizers.base import Tokenizer
+from vsattn.tokenizers.frame_stem import FrameEmbedder
 from vsattn.tokenizers.waveforms import to_waveform
 
 #: Samples become frames so many frames at a time.
@@ -44,8 +45,8 @@ class StreamingAudio:
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         if not isinstance(tokenizer, AudioFrames) or not isinstance(model.embedder, FrameEmbedder):
             raise ConfigError(f"sound is streamed by AudioFrames, not by {type(tokenizer).__name__}")
-        if tokenizer.normalise == "utterance":
-            raise ConfigError("the mean of a whole recording is not known in a stream: use tokenizer.normalise=global")
+        if tokenizer.normalise in ("utterance", "peak"):
+            raise ConfigError("the level of a whole recording is not known in a stream: use tokenizer.normalise=global")
         if tokenizer.trim is not None:
             raise ConfigError("where a stream will end is not known: use tokenizer.trim=null")
         if tokenizer.hop > tokenizer.window:

@@ -16,16 +16,24 @@ from .base import Augment
 #: The random equaliser has its own gain at so many equally spaced frequencies.
 EQUALISER_POINTS = 6
 
+#: Decibels by which the direct sound lies above all its echoes together, lowest and highest.
+DIRECT = (-3.0, 15.0)
+
+#: The shortest time, in seconds, in which echoes fall by 60 dB.
+SHORTEST_ECHO = 0.1
+
 #: Fourier transforms have multiples of this size, which makes them ten times faster than odd ones.
 BLOCK = 64
 
 
 class AudioAugment(Augment):
-    """Random speed, equaliser, shift, level and noise of one clip, in this order; a plain picklable callable.
+    """Random speed, equaliser, echoes, shift, level and noise of one clip, in this order; a plain picklable callable.
 
     Args:
         speed: played up to this share faster or slower: tempo, pitch and formants move together (Ko et al. 2015).
         equaliser: gains of up to so many decibels either way, drawn at six frequencies and interpolated between them.
+        reverberation: every second clip sounds as in a room whose echoes fall by 60 dB within a tenth of a second to so
+            many seconds: decaying noise, -3 to 15 dB below the direct sound (Polack 1988; Ko et al. 2017, section 2).
         silence: up to so many seconds of it are put before every second clip, and behind every second; noise fills it.
         shift: so many seconds at most are cut off at the start, or put there as silence.
         gain: the level changes by up to so many decibels either way.
@@ -41,6 +49,7 @@ class AudioAugment(Augment):
         *,
         speed: float = 0.0,
         equaliser: float = 0.0,
+        reverberation: float = 0.0,
         silence: float = 0.0,
         shift: float = 0.0,
         gain: float = 0.0,
@@ -48,25 +57,31 @@ class AudioAugment(Augment):
     ) -> None:
         if not 0 <= speed < 1:
             raise ConfigError(f"AudioAugment.speed is in [0, 1), not {speed}")
+        if reverberation and reverberation < SHORTEST_ECHO:
+            raise ConfigError(
+                f"AudioAugment.reverberation is 0 or at least {SHORTEST_ECHO} seconds, not {reverberation}"
+            )
         for name, value in (("equaliser", equaliser), ("silence", silence), ("shift", shift), ("gain", gain)):
             if value < 0:
                 raise ConfigError(f"AudioAugment.{name} must not be negative, but is {value}")
         if noise is not None and (len(noise) != 2 or noise[0] > noise[1]):
             raise ConfigError(f"AudioAugment.noise is null or [lowest, highest] in decibels, not {list(noise)}")
         self.speed, self.equaliser, self.shift, self.gain = speed, equaliser, shift, gain
-        self.silence = silence
+        self.silence, self.reverberation = silence, reverberation
         self.noise = None if noise is None else (float(noise[0]), float(noise[1]))
 
     @property
     def moves_time(self) -> bool:
         """Whether labels of stretches of time would no longer fit."""
-        return bool(self.speed or self.shift or self.silence)
+        return bool(self.speed or self.shift or self.silence or self.reverberation)
 
     def __call__(self, item: tuple[Tensor, int]) -> tuple[Any, int]:
         """Distort ``(samples (S,), rate in Hz)``."""
         samples, rate = item
         if self.speed or self.equaliser:
             samples = self._filtered(samples)
+        if self.reverberation and _between(-1, 1) > 0:
+            samples = _echoing(samples, rate, _between(SHORTEST_ECHO, self.reverberation), _between(*DIRECT))
         if self.silence:
             samples = F.pad(samples, [int(max(0.0, _between(-self.silence, self.silence)) * rate) for _ in range(2)])
         if self.shift:
@@ -95,6 +110,17 @@ def _whole(count: int) -> int:
 
 def _between(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
+
+
+def _echoing(samples: Tensor, rate: int, seconds: float, direct: float) -> Tensor:
+    """Add the echoes of a room, ``direct`` decibels below the samples in all; the clip becomes so much longer."""
+    time = torch.arange(1, 1 + int(seconds * rate)) / rate
+    echoes = torch.randn(len(time)) * 10 ** (-3 * time / seconds)
+    response = F.pad(echoes * (10 ** (-direct / 10) / echoes.square().sum()).sqrt(), (1, 0))
+    response[0] = 1
+    count = len(samples) + len(time)
+    size = _whole(count)
+    return torch.fft.irfft(torch.fft.rfft(samples, n=size) * torch.fft.rfft(response, n=size), n=size)[:count]
 
 
 def _noise_for(samples: Tensor, ratio: float) -> Tensor:

@@ -15,10 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vsattn.errors import ConfigError, DataError
 from vsattn.tokenizers.base import Tokenizer
-from vsattn.tokenizers.mel import cosines, mel_filters
+from vsattn.tokenizers.frame_stem import FrameEmbedder, after_strides
+from vsattn.tokenizers.mel import cosines, emphasised, mel_filters
 from vsattn.tokenizers.spec_augment import SpecAugment
 from vsattn.tokenizers.waveforms import to_waveform, trimmed
-from vsattn.vectorset import VectorSet
 
 #: MFCCs are made from so many mel bands.
 MFCC_BANDS = 40
@@ -26,6 +26,12 @@ MFCC_BANDS = 40
 #: The root mean square of a clip that is normalised on its own: 26 dB below full scale, where speech usually lies
 #: (ITU-T P.56, G.191).
 LEVEL = 0.05
+
+#: The root mean square of the loudest window of a clip whose peak is normalised.
+PEAK = 0.1
+
+#: What silence and about the loudest frames become where the peak is normalised.
+SILENT, LOUD = -1.0, 1.5
 
 #: About the power of a mel band, on average, of a clip of that level at 8 kHz, in 40 bands of windows of 25 ms; at
 #: 16 kHz it is about four times as much.
@@ -51,7 +57,9 @@ class AudioFrames(Tokenizer):
         window, hop: seconds.
         normalise: ``"utterance"`` brings each clip to one level, `LEVEL`, then subtracts the mean of all its numbers
             and divides by their standard deviation, so that it keeps its spectrum; ``"global"`` does the latter for
-            each feature (raw: for all) with those of the training clips; ``"none"``.
+            each feature (raw: for all) with those of the training clips; ``"peak"`` brings the loudest window of each
+            clip to one level, `PEAK`, and maps the range from silence to there to -1 to 1.5, so that it does not matter
+            how much of a clip is silent (log_mel alone); ``"none"``.
         strides: one convolution over frames for each, of kernel ``2 s + 1`` and stride s, with GELU; without any, a
             linear map of each frame.
         frequencies: lowest and highest of the mel bands, in Hz; None is 0 and half the sample rate.
@@ -59,7 +67,10 @@ class AudioFrames(Tokenizer):
         dynamic_range: so many decibels below `BAND_POWER` lies what is added to the power of each band before the
             logarithm, so that silence has one; a smaller range makes noisy and clean recordings alike. Near 8 kHz and
             with ``normalise="utterance"`` this is below a clip's average power; at 16 kHz it is about 6 dB lower, and
-            with another ``normalise`` it is the same whatever a clip's level. Raw windows need none.
+            with ``"peak"`` it is 6 dB higher below the loudest window, and with another ``normalise`` it is the same
+            whatever a clip's level. Raw windows need none.
+        emphasis: bands from 2,400 Hz on count so many decibels more, and those from 960 Hz on a share of that, so that
+            a small range keeps what hisses; not for raw windows.
         spec_augment: distorts training clips, or None; raw windows have no frequencies to warp or mask.
         max_vectors: a clip that would become more vectors is refused, since attention is quadratic.
 
@@ -75,11 +86,12 @@ class AudioFrames(Tokenizer):
         num_features: int = 40,
         window: float = 0.025,
         hop: float = 0.010,
-        normalise: Literal["utterance", "global", "none"] = "utterance",
+        normalise: Literal["utterance", "global", "peak", "none"] = "utterance",
         strides: Sequence[int] = (2, 1),
         frequencies: Sequence[float] | None = None,
         trim: float | None = None,
         dynamic_range: float = 57.0,
+        emphasis: float = 0.0,
         spec_augment: SpecAugment | None = None,
         max_vectors: int = 4096,
     ) -> None:
@@ -90,10 +102,13 @@ class AudioFrames(Tokenizer):
                 f"sample_rate, max_vectors, window and hop are positive, and the last two at least a sample long; not "
                 f"{sample_rate} Hz, {max_vectors}, {window} s and {hop} s"
             )
-        if features not in ("log_mel", "mfcc", "raw") or normalise not in ("utterance", "global", "none"):
+        if features not in ("log_mel", "mfcc", "raw") or normalise not in ("utterance", "global", "peak", "none"):
             raise ConfigError(
-                f"features is log_mel, mfcc or raw, normalise utterance, global or none; not {features}, {normalise}"
+                "features is log_mel, mfcc or raw, and normalise utterance, global, peak or none; not "
+                f"{features}, {normalise}"
             )
+        if normalise == "peak" and features != "log_mel":
+            raise ConfigError(f"normalise=peak maps decibels, which features={features} has none of: use log_mel")
         low, high = (0.0, sample_rate / 2) if frequencies is None else map(float, frequencies)
         if not 0 <= low < high <= sample_rate / 2:
             raise ConfigError(f"frequencies rise within 0 and {sample_rate / 2:g} Hz, unlike {frequencies}")
@@ -107,12 +122,15 @@ class AudioFrames(Tokenizer):
                 "tokenizer.spec_augment.frequency_masks=0"
             )
         self.num_features = self.window if features == "raw" else num_features
-        if not math.isfinite(dynamic_range):
-            raise ConfigError(f"dynamic_range is a number of decibels, not {dynamic_range}")
+        if not (math.isfinite(dynamic_range) and math.isfinite(emphasis)):
+            raise ConfigError(f"dynamic_range and emphasis are numbers of decibels, not {dynamic_range} and {emphasis}")
+        if features == "raw" and emphasis:
+            raise ConfigError("features=raw has no bands to emphasise: set tokenizer.emphasis=0")
         if trim is not None and trim <= 0:
             raise ConfigError(f"trim is a positive number of decibels, or None, not {trim}")
         self.strides, self.frequencies, self.trim = tuple(strides), (low, high), trim
         self.floor = BAND_POWER * 10 ** (-dynamic_range / 10)
+        self.emphasis = emphasis
         self.spec_augment, self.max_vectors = spec_augment, max_vectors
 
     def num_frames(self, num_samples: int) -> int:
@@ -235,9 +253,7 @@ class AudioFrames(Tokenizer):
 
     def _describe(self, samples: Tensor, *, stretch: float = 1.0, warp: float = 1.0) -> Tensor:
         """Return ``(T, F)``; ``stretch`` makes T so many times larger, ``warp`` the frequencies."""
-        if self.normalise == "utterance":
-            samples = samples * (LEVEL / samples.square().mean().sqrt().clamp(min=1e-8))
-        samples = F.pad(samples, (0, max(0, self.window - len(samples))))
+        samples = F.pad(self._levelled(samples), (0, max(0, self.window - len(samples))))
         count = 1 + int((len(samples) - self.window) * stretch / self.hop)
         starts = (torch.arange(count, dtype=torch.float64) * (self.hop / stretch)).long()
         windows = samples[starts[:, None] + torch.arange(self.window)]  # (T, w)
@@ -246,12 +262,25 @@ class AudioFrames(Tokenizer):
         size = 2 ** math.ceil(math.log2(self.window))
         power = torch.fft.rfft(windows * torch.hann_window(self.window), size).abs().square()
         bands = self.num_features if self.features == "log_mel" else MFCC_BANDS
-        log_mel = (power @ mel_filters(bands, size, self.sample_rate, self.frequencies, warp) + self.floor).log()
+        power = power @ mel_filters(bands, size, self.sample_rate, self.frequencies, warp)
+        log_mel = (power * emphasised(bands, self.frequencies, self.emphasis) + self.floor).log()
         return log_mel if self.features == "log_mel" else log_mel @ cosines(bands, self.num_features)
+
+    def _levelled(self, samples: Tensor) -> Tensor:
+        if self.normalise == "utterance":
+            return samples * (LEVEL / samples.square().mean().sqrt().clamp(min=1e-8))
+        if self.normalise == "peak":
+            whole = len(samples) // self.window * self.window or len(samples)
+            power = samples[:whole].view(-1, min(self.window, whole)).square().mean(1).max()
+            return samples * (PEAK / power.sqrt().clamp(min=1e-8))
+        return samples
 
     def _normalised(self, frames: Tensor) -> Tensor:
         if self.normalise == "none":
             return frames
+        if self.normalise == "peak":
+            loud = math.log(1 + BAND_POWER * (PEAK / LEVEL) ** 2 / self.floor)
+            return (frames - math.log(self.floor)) / loud * (LOUD - SILENT) + SILENT
         if self.normalise == "global":
             mean, std = (torch.tensor(self.state[name]) for name in ("mean", "std"))
         else:
@@ -260,40 +289,3 @@ class AudioFrames(Tokenizer):
                 return torch.zeros_like(frames)
             std = variance.sqrt()
         return (frames - mean) / std
-
-
-class FrameEmbedder(nn.Module):
-    """The stem; what lies beyond a clip's end is set to 0 before each stage, so that padding changes nothing."""
-
-    def __init__(self, num_features: int, dim: int, strides: Sequence[int]) -> None:
-        super().__init__()
-        self.strides = tuple(strides)
-        self.project = None if strides else nn.Linear(num_features, dim)
-        inputs = (num_features, *[dim] * (len(self.strides) - 1))
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(size, dim, 2 * stride + 1, stride=stride, padding=stride)
-            for size, stride in zip(inputs, self.strides)
-        )
-
-    def forward(self, batch: dict[str, Tensor]) -> VectorSet:
-        """Map ``frames (B, T, F)`` with ``length (B,)`` to a sequence of vectors."""
-        x, length = batch["frames"], batch["length"]
-        if self.project is not None:
-            return VectorSet(self.project(x), frame_mask(length, x.shape[1]), layout="sequence")
-        x = x.transpose(1, 2).masked_fill(~frame_mask(length, x.shape[1])[:, None], 0)  # (B, F, T)
-        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
-            x, length = F.gelu(convolution(x)), after_strides(length, (stride,))
-            x = x.masked_fill(~frame_mask(length, x.shape[2])[:, None], 0)
-        return VectorSet(x.transpose(1, 2), frame_mask(length, x.shape[2]), layout="sequence")
-
-
-def after_strides(length: Any, strides: Sequence[int]) -> Any:
-    """Return what convolutions of these strides, padded to keep their input's extent, leave of a length."""
-    for stride in strides:
-        length = (length + stride - 1) // stride
-    return length
-
-
-def frame_mask(length: Tensor, total: int) -> Tensor:
-    """Return bool ``(B, total)``, True on the first ``length (B,)`` of each."""
-    return torch.arange(total, device=length.device) < length[:, None]

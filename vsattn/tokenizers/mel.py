@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+#: An emphasis rises between these frequencies, in Hz.
+EMPHASIS = (960.0, 2400.0)
+
 
 def mel(hertz: float) -> float:
     """Return a frequency on the mel scale, ``2595 log10(1 + f / 700)`` (O'Shaughnessy 1987)."""
@@ -38,6 +41,17 @@ def mel_filters(bands: int, size: int, sample_rate: int, frequencies: tuple[floa
     left, centre, right = points[:-2], points[1:-1], points[2:]
     rise, fall = (bins - left) / (centre - left), (right - bins) / (right - centre)
     return torch.minimum(rise, fall).clamp(min=0).float()
+
+
+def emphasised(bands: int, frequencies: tuple[float, float], decibels: float) -> Tensor:
+    """Return a factor on the power of each mel band, ``(bands,)``: 1 below `EMPHASIS`, ``decibels`` above it.
+
+    Between the two it rises by the same share of decibels for each band, as a shelving filter does for frequencies.
+    """
+    low, high = map(mel, frequencies)
+    start, end = map(mel, EMPHASIS)
+    centres = torch.linspace(low, high, bands + 2)[1:-1]
+    return 10 ** (decibels / 10 * ((centres - start) / (end - start)).clamp(0, 1))
 
 
 def cosines(bands: int, coefficients: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pad_sequence
 
 from vsattn.errors import ConfigError, DataError
-from vsattn.tokenizers.audio import AudioFrames, frame_mask
+from vsattn.tokenizers.audio import AudioFrames
+from vsattn.tokenizers.frame_stem import frame_mask
 from vsattn.tokenizers.spec_augment import SpecAugment
 from vsattn.vectorset import VectorSet
 
