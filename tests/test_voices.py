@@ -133,6 +133,8 @@ def test_they_are_in_the_training_split_alone(programs, tmp_path):
     )
     assert "to train on too: synthetic voices (formants)" in data.describe()
     assert not any("kept" in path.parts for split in (data.val, data.test) for path in split.paths)
+    assert data.name == "AudioFolder with synthetic voices"
+    assert FSDD(tmp_path, voices=voices, held_out="theo").name == "FSDD with synthetic voices, tested on theo"
     assert FSDD(tmp_path, voices=voices).words[:3] == ["zero", "one", "two"]
 
 

@@ -96,6 +96,10 @@ class _AudioOnDisk(Data):
         raise NotImplementedError(f"{type(self).__name__} must define find(seed)")
 
     @property
+    def name(self) -> str:
+        return type(self).__name__ + (" with synthetic voices" if self.voices else "")
+
+    @property
     def words(self) -> list[str]:
         """What is said in the clips of each class."""
         return [name.replace("_", " ") for name in self.classes]
@@ -182,7 +186,7 @@ class FSDD(_AudioOnDisk):
 
     @property
     def name(self) -> str:
-        return "FSDD" if self.held_out is None else f"FSDD, tested on {self.held_out}"
+        return super().name if self.held_out is None else f"{super().name}, tested on {self.held_out}"
 
     @property
     def words(self) -> list[str]:
