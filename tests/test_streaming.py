@@ -236,8 +236,10 @@ def test_integer_samples_have_the_scale_of_whole_recordings():
 
 def test_sound_that_cannot_stream_says_what_to_do():
     whole, steady = (AudioFrames(sample_rate=8000, normalise=n).fit([sound(1)]) for n in ("utterance", "none"))
+    peak = AudioFrames(sample_rate=8000, normalise="peak").fit([sound(1)])
     for model, tokenizer, words in (
         (model_of(whole), whole, "tokenizer.normalise=global"),
+        (model_of(peak), peak, "tokenizer.normalise=global"),
         (model_of(steady, MeanHead), steady, "use head=vector or head=ctc"),
         (model_of(steady, structure=Full()), steady, "structure=window"),
         (model_of(steady).train(), steady, "eval"),

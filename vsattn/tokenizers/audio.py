@@ -27,11 +27,14 @@ MFCC_BANDS = 40
 #: (ITU-T P.56, G.191).
 LEVEL = 0.05
 
-#: The root mean square of the loudest window of a clip whose peak is normalised.
+#: The root mean square of the loudest frame of a clip whose peak is normalised.
 PEAK = 0.1
 
-#: What silence and about the loudest frames become where the peak is normalised.
+#: What silence and a band of average power in the loudest frame become where the peak is normalised.
 SILENT, LOUD = -1.0, 1.5
+
+#: An emphasis is at most so many decibels, either way.
+MOST_EMPHASIS = 60.0
 
 #: About the power of a mel band, on average, of a clip of that level at 8 kHz, in 40 bands of windows of 25 ms; at
 #: 16 kHz it is about four times as much.
@@ -57,9 +60,10 @@ class AudioFrames(Tokenizer):
         window, hop: seconds.
         normalise: ``"utterance"`` brings each clip to one level, `LEVEL`, then subtracts the mean of all its numbers
             and divides by their standard deviation, so that it keeps its spectrum; ``"global"`` does the latter for
-            each feature (raw: for all) with those of the training clips; ``"peak"`` brings the loudest window of each
-            clip to one level, `PEAK`, and maps the range from silence to there to -1 to 1.5, so that it does not matter
-            how much of a clip is silent (log_mel alone); ``"none"``.
+            each feature (raw: for all) with those of the training clips; ``"peak"`` (log_mel alone) brings the loudest
+            frame of each clip to one level, `PEAK`, and maps its numbers linearly: silence becomes -1, and the average
+            power of a band at that level 1.5 (as `BAND_POWER` counts it, so that some bands go beyond). It does not
+            matter, then, how much of a clip is silent; ``"none"``.
         strides: one convolution over frames for each, of kernel ``2 s + 1`` and stride s, with GELU; without any, a
             linear map of each frame.
         frequencies: lowest and highest of the mel bands, in Hz; None is 0 and half the sample rate.
@@ -67,8 +71,8 @@ class AudioFrames(Tokenizer):
         dynamic_range: so many decibels below `BAND_POWER` lies what is added to the power of each band before the
             logarithm, so that silence has one; a smaller range makes noisy and clean recordings alike. Near 8 kHz and
             with ``normalise="utterance"`` this is below a clip's average power; at 16 kHz it is about 6 dB lower, and
-            with ``"peak"`` it is 6 dB higher below the loudest window, and with another ``normalise`` it is the same
-            whatever a clip's level. Raw windows need none.
+            with ``"peak"`` 6 dB more lie between it and the loudest frame, and with another ``normalise`` it is the
+            same whatever a clip's level. Raw windows need none.
         emphasis: bands from 2,400 Hz on count so many decibels more, and those from 960 Hz on a share of that, so that
             a small range keeps what hisses; not for raw windows.
         spec_augment: distorts training clips, or None; raw windows have no frequencies to warp or mask.
@@ -122,8 +126,12 @@ class AudioFrames(Tokenizer):
                 "tokenizer.spec_augment.frequency_masks=0"
             )
         self.num_features = self.window if features == "raw" else num_features
-        if not (math.isfinite(dynamic_range) and math.isfinite(emphasis)):
-            raise ConfigError(f"dynamic_range and emphasis are numbers of decibels, not {dynamic_range} and {emphasis}")
+        if not math.isfinite(dynamic_range) or (normalise == "peak" and dynamic_range <= 0):
+            raise ConfigError(
+                f"dynamic_range is a number of decibels, positive with normalise=peak, not {dynamic_range}"
+            )
+        if not abs(emphasis) <= MOST_EMPHASIS:
+            raise ConfigError(f"emphasis is -{MOST_EMPHASIS:g} to {MOST_EMPHASIS:g} decibels, not {emphasis}")
         if features == "raw" and emphasis:
             raise ConfigError("features=raw has no bands to emphasise: set tokenizer.emphasis=0")
         if trim is not None and trim <= 0:
@@ -253,12 +261,16 @@ class AudioFrames(Tokenizer):
 
     def _describe(self, samples: Tensor, *, stretch: float = 1.0, warp: float = 1.0) -> Tensor:
         """Return ``(T, F)``; ``stretch`` makes T so many times larger, ``warp`` the frequencies."""
-        samples = F.pad(self._levelled(samples), (0, max(0, self.window - len(samples))))
+        if self.normalise == "utterance":
+            samples = samples * (LEVEL / samples.square().mean().sqrt().clamp(min=1e-8))
+        samples = F.pad(samples, (0, max(0, self.window - len(samples))))
         count = 1 + int((len(samples) - self.window) * stretch / self.hop)
         starts = (torch.arange(count, dtype=torch.float64) * (self.hop / stretch)).long()
         windows = samples[starts[:, None] + torch.arange(self.window)]  # (T, w)
         if self.features == "raw":
             return windows
+        if self.normalise == "peak":
+            windows = windows * (PEAK / windows.square().mean(1).max().sqrt().clamp(min=1e-8))
         size = 2 ** math.ceil(math.log2(self.window))
         power = torch.fft.rfft(windows * torch.hann_window(self.window), size).abs().square()
         bands = self.num_features if self.features == "log_mel" else MFCC_BANDS
@@ -266,20 +278,11 @@ class AudioFrames(Tokenizer):
         log_mel = (power * emphasised(bands, self.frequencies, self.emphasis) + self.floor).log()
         return log_mel if self.features == "log_mel" else log_mel @ cosines(bands, self.num_features)
 
-    def _levelled(self, samples: Tensor) -> Tensor:
-        if self.normalise == "utterance":
-            return samples * (LEVEL / samples.square().mean().sqrt().clamp(min=1e-8))
-        if self.normalise == "peak":
-            whole = len(samples) // self.window * self.window or len(samples)
-            power = samples[:whole].view(-1, min(self.window, whole)).square().mean(1).max()
-            return samples * (PEAK / power.sqrt().clamp(min=1e-8))
-        return samples
-
     def _normalised(self, frames: Tensor) -> Tensor:
         if self.normalise == "none":
             return frames
         if self.normalise == "peak":
-            loud = math.log(1 + BAND_POWER * (PEAK / LEVEL) ** 2 / self.floor)
+            loud = math.log1p(BAND_POWER * (PEAK / LEVEL) ** 2 / self.floor)
             return (frames - math.log(self.floor)) / loud * (LOUD - SILENT) + SILENT
         if self.normalise == "global":
             mean, std = (torch.tensor(self.state[name]) for name in ("mean", "std"))
