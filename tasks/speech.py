@@ -93,7 +93,8 @@ class SpeechTask(ClassificationTask):
         moved = split == "train" and isinstance(data.augment, AudioAugment) and data.augment.moves_time
         if moved and not isinstance(data.train[0][1], int):
             raise ConfigError(
-                "labels in time do not fit clips that are moved: set data.augment.speed=0 and data.augment.shift=0"
+                "labels in time do not fit clips that are moved or longer: set speed, shift, silence and reverberation "
+                "of data.augment to 0"
             )
 
     def floor(self, data: Data) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import math
 import pickle
 import tarfile
 import threading
@@ -351,6 +352,14 @@ def test_echoes_are_a_convolution_and_fall_by_60_decibels_in_their_time():
     decay = 10 * (left / left[0]).log10()
     slope = np.polyfit(np.arange(2000) / 8000, decay[:2000].numpy(), 1)[0]
     assert -60 / slope == pytest.approx(0.5, rel=0.1)
+    shares = []
+    for _ in range(60):
+        heard, _ = AudioAugment(reverberation=0.5)((click, 8000))
+        shares += [float(heard[1:].double().square().sum())] if len(heard) > len(click) else []
+    assert 10 < len(shares) < 50 and 10**-1.5 <= min(shares) < 0.3 and 1 < max(shares) <= 10**0.3
+    assert (
+        AudioAugment(reverberation=0.5).moves_time and not AudioAugment(equaliser=3, gain=3, noise=(0, 10)).moves_time
+    )
     speech = torch.randn(3000)
     torch.manual_seed(0)
     wet = _echoing(speech, 8000, 0.5, 6.0)
@@ -361,7 +370,7 @@ def test_echoes_are_a_convolution_and_fall_by_60_decibels_in_their_time():
     "wrong",
     [
         {"speed": 1.0}, {"shift": -1}, {"silence": -1}, {"gain": -1}, {"noise": (5, 1)}, {"equaliser": -2},
-        {"reverberation": 0.05},
+        {"reverberation": 0.05}, {"reverberation": math.nan}, {"reverberation": math.inf},
     ],
 )  # fmt: skip
 def test_augmentation_out_of_range(wrong):

@@ -33,7 +33,6 @@ DATA = {
 MORE = {
     "bert_base": "task=labeling tokenizer.num_layers=2 tokenizer.num_heads=2 tokenizer.hidden_dim=32",
     "cora": "encoder.head_dim=4",
-    "fsdd_voices": "data.voices=null",  # they need programs, see test_voices.py
     "fsdd_strings": "data.strings=[12,4,4] task.beam_width=2",
     "multi30k_gru": "encoder.hidden_dim=16 decoder.hidden_dim=16 tokenizer.source.vocab_size=200",
     "multi30k_transformer": "encoder.num_layers=1 decoder.num_layers=1 tokenizer.source.vocab_size=200",

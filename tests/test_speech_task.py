@@ -126,13 +126,18 @@ def test_stretches_of_time_meet_halfway_between_vectors():
 def test_labels_in_time_refuse_clips_that_are_moved(data, tmp_path):
     trainer = {"max_epochs": 1, "accelerator": "cpu", "devices": 1}
     strings = {"strings": [4, 2, 2]} if "Strings" in data else {}
-    for options, moves in (({"speed": 0.2}, True), ({"shift": 0.1}, True), ({"gain": 3.0}, False)):
+    for options, moves in (
+        ({"speed": 0.2}, True),
+        ({"shift": 0.1}, True),
+        ({"reverberation": 0.2}, True),
+        ({"gain": 3.0}, False),
+    ):
         augment = {"_target_": "vsattn.tasks.data.audio_augment.AudioAugment", **options}
         whole = {**config("VowelSequences", trainer=trainer), "data": {
             "_target_": f"vsattn.tasks.data.{data}", "speakers": [2, 1, 1], "takes": 1, **strings, "augment": augment
         }}  # fmt: skip
         if moves:
-            with pytest.raises(ConfigError, match=r"set data\.augment\.speed=0 and data\.augment\.shift=0"):
+            with pytest.raises(ConfigError, match=r"set speed, shift, silence and reverberation of data\.augment to 0"):
                 run(whole, tmp_path / next(iter(options)))
         else:
             assert run(whole, tmp_path / next(iter(options))).metrics["epochs"] == 1

@@ -14,7 +14,6 @@ from vsattn.tokenizers.waveforms import opened, read_audio
 from .archives import fetch_archive
 from .base import Augment, Data, split_off
 from .folders import ClassFolders
-from .voices import Voices
 
 #: Endings that `AudioFolder` reads.
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aiff", ".aif", ".au")
@@ -67,7 +66,6 @@ class _AudioOnDisk(Data):
         val_fraction: the seeded part of each class of the training split that validates, where nothing else does.
         bad_files: ``"stop"`` raises an error that names the file when a file that cannot be read is met; ``"skip"``
             reads every file before training, leaves those out, and says which.
-        voices: clips by synthetic voices, of the names of the classes, to train on too; None adds none.
         augment: see :class:`Data`.
 
     Raises:
@@ -80,7 +78,6 @@ class _AudioOnDisk(Data):
         *,
         val_fraction: float = 0.1,
         bad_files: Literal["stop", "skip"] = "stop",
-        voices: Voices | None = None,
         augment: Augment | None = None,
     ) -> None:
         super().__init__(augment=augment)
@@ -89,20 +86,11 @@ class _AudioOnDisk(Data):
         if bad_files not in ("stop", "skip"):
             raise ConfigError(f"{type(self).__name__}.bad_files is 'stop' or 'skip', not {bad_files!r}")
         self.root, self.val_fraction, self.bad_files = Path(root).expanduser(), val_fraction, bad_files
-        self.voices, self.skipped = voices, list[str]()
+        self.skipped: list[str] = []
 
     def find(self, seed: int) -> tuple[AudioFiles, AudioFiles | None, AudioFiles]:
         """Set ``classes`` and return train, val (None: to be taken from train) and test."""
         raise NotImplementedError(f"{type(self).__name__} must define find(seed)")
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__ + (" with synthetic voices" if self.voices else "")
-
-    @property
-    def words(self) -> list[str]:
-        """What is said in the clips of each class."""
-        return [name.replace("_", " ") for name in self.classes]
 
     def setup(self, seed: int) -> None:
         train, val, test = self.find(seed)
@@ -111,14 +99,11 @@ class _AudioOnDisk(Data):
             if not part:
                 raise DataError(f"{self.name} under {self.root} has too few clips to set some aside for validation")
             train, val = train.select(rest), train.select(part)
-        if self.voices is not None:
-            paths, targets = self.voices.clips(self.words)
-            train = AudioFiles(train.paths + paths, train.targets + targets)
         self.skipped = []
         self.train, self.val, self.test = (self._usable(files) for files in (train, val, test))
 
     def describe(self) -> str:
-        text = super().describe() + (f"; to train on too: {self.voices}" if self.voices else "")
+        text = super().describe()
         return text if not self.skipped else f"{text}; {len(self.skipped)} files left out: {'; '.join(self.skipped)}"
 
     def lengths(self, split: str) -> Sequence[int]:
@@ -157,10 +142,9 @@ class FSDD(_AudioOnDisk):
         root: holds ``fsdd/recordings`` or ``recordings``, else the set is downloaded to ``root/fsdd``.
         held_out: a speaker on all of whose recordings to test, after training on those of the others alone.
         val_speaker: another one on whose recordings to validate, instead of on ``val_fraction`` of each class.
-        val_fraction, bad_files, voices, augment: see :class:`_AudioOnDisk`.
+        val_fraction, bad_files, augment: see :class:`_AudioOnDisk`.
     """
 
-    WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
     URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"
     TAKES, TEST_TAKES = 50, 5
@@ -173,10 +157,9 @@ class FSDD(_AudioOnDisk):
         val_speaker: str | None = None,
         val_fraction: float = 0.1,
         bad_files: Literal["stop", "skip"] = "stop",
-        voices: Voices | None = None,
         augment: Augment | None = None,
     ) -> None:
-        super().__init__(root, val_fraction=val_fraction, bad_files=bad_files, voices=voices, augment=augment)
+        super().__init__(root, val_fraction=val_fraction, bad_files=bad_files, augment=augment)
         for key, speaker in (("held_out", held_out), ("val_speaker", val_speaker)):
             if speaker is not None and speaker not in self.SPEAKERS:
                 raise ConfigError(f"there is no speaker {speaker!r} for FSDD.{key}; {nearest(speaker, self.SPEAKERS)}")
@@ -186,11 +169,7 @@ class FSDD(_AudioOnDisk):
 
     @property
     def name(self) -> str:
-        return super().name if self.held_out is None else f"{super().name}, tested on {self.held_out}"
-
-    @property
-    def words(self) -> list[str]:
-        return list(self.WORDS)
+        return "FSDD" if self.held_out is None else f"FSDD, tested on {self.held_out}"
 
     def find(self, seed: int) -> tuple[AudioFiles, AudioFiles | None, AudioFiles]:
         folders = [
@@ -292,7 +271,7 @@ class AudioFolder(_AudioOnDisk):
 
     Args:
         root: holds ``train`` and ``test``, and ``val`` or not.
-        val_fraction, bad_files, voices, augment: see :class:`_AudioOnDisk`.
+        val_fraction, bad_files, augment: see :class:`_AudioOnDisk`.
     """
 
     def find(self, seed: int) -> tuple[AudioFiles, AudioFiles | None, AudioFiles]:

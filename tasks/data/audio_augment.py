@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,8 @@ class AudioAugment(Augment):
         speed: played up to this share faster or slower: tempo, pitch and formants move together (Ko et al. 2015).
         equaliser: gains of up to so many decibels either way, drawn at six frequencies and interpolated between them.
         reverberation: every second clip sounds as in a room whose echoes fall by 60 dB within a tenth of a second to so
-            many seconds: decaying noise, -3 to 15 dB below the direct sound (Polack 1988; Ko et al. 2017, section 2).
+            many seconds, by which the clip becomes longer: decaying noise, together -3 to 15 dB below the direct sound
+            (Polack 1988; Ko et al. 2017, section 2).
         silence: up to so many seconds of it are put before every second clip, and behind every second; noise fills it.
         shift: so many seconds at most are cut off at the start, or put there as silence.
         gain: the level changes by up to so many decibels either way.
@@ -57,7 +59,7 @@ class AudioAugment(Augment):
     ) -> None:
         if not 0 <= speed < 1:
             raise ConfigError(f"AudioAugment.speed is in [0, 1), not {speed}")
-        if reverberation and reverberation < SHORTEST_ECHO:
+        if reverberation and not SHORTEST_ECHO <= reverberation < math.inf:
             raise ConfigError(
                 f"AudioAugment.reverberation is 0 or at least {SHORTEST_ECHO} seconds, not {reverberation}"
             )
@@ -72,7 +74,7 @@ class AudioAugment(Augment):
 
     @property
     def moves_time(self) -> bool:
-        """Whether labels of stretches of time would no longer fit."""
+        """Whether labels of stretches of time would no longer fit, or not reach a clip's end."""
         return bool(self.speed or self.shift or self.silence or self.reverberation)
 
     def __call__(self, item: tuple[Tensor, int]) -> tuple[Any, int]:
@@ -113,7 +115,11 @@ def _between(low: float, high: float) -> float:
 
 
 def _echoing(samples: Tensor, rate: int, seconds: float, direct: float) -> Tensor:
-    """Add the echoes of a room, ``direct`` decibels below the samples in all; the clip becomes so much longer."""
+    """Return samples ``(S,)`` with echoes, ``(S + T,)``, T the samples of ``seconds``.
+
+    They are convolved with ``h(0) = 1, h(t) = c n(t) 10^(-3 t / seconds)``, n white noise, and c such that the echoes'
+    energy lies ``direct`` decibels below that of h(0).
+    """
     time = torch.arange(1, 1 + int(seconds * rate)) / rate
     echoes = torch.randn(len(time)) * 10 ** (-3 * time / seconds)
     response = F.pad(echoes * (10 ** (-direct / 10) / echoes.square().sum()).sqrt(), (1, 0))
