@@ -335,6 +335,8 @@ def test_several_models(folder, capsys) -> None:
     assert capsys.readouterr().out == f"{one.score:.4f}\t{one.log_prob:.4f}\tc b ä\n"
     assert command([f"ckpt={folder / 'good.ckpt'},{folder / 'other.ckpt'}"], "ä\n") == 2
     assert "another vocabulary" in capsys.readouterr().err
+    assert command([f"ckpt={folder / 'good.ckpt'},{folder / 'good.ckpt'}"], "ä\n") == 2
+    assert "names a model twice" in capsys.readouterr().err
 
 
 def test_a_person_at_a_terminal(folder, capsys) -> None:

@@ -104,7 +104,7 @@ def _run(words: list[str]) -> None:
     inputs = files(given["input"]) if "input" in given else []
     folder = options.pop("attention")
     columns = {"numbered": options.get("n_best", 1) > 1, "scores": options.pop("scores")}
-    translator = _load(given["ckpt"].split(","), given.get("device", "cpu"))
+    translator = _load(given["ckpt"], given.get("device", "cpu"))
     draw = None if folder is None else _drawer(translator, Path(folder))
     from vsattn.tasks.inputs import STANDARD_INPUT, Question, decoded, each_line
 
@@ -153,15 +153,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _load(ckpts: Sequence[str], device: str) -> Translator:
+def _load(ckpt: str, device: str) -> Translator:
     from vsattn.checkpoint import load
+    from vsattn.ensemble import names_of
     from vsattn.translator import Translator
 
     found = []
-    for ckpt in ckpts:
-        one = load(ckpt)
+    for name in names_of(ckpt):
+        one = load(name)
         if not isinstance(one, Translator):
-            raise DataError(f"{ckpt} does not translate: use python -m vsattn.predict ckpt={ckpt} input=FILE")
+            raise DataError(f"{name} does not translate: use python -m vsattn.predict ckpt={name} input=FILE")
         found.append(one)
     translator = Translator.ensemble(found) if len(found) > 1 else found[0]
     move(translator, device)
