@@ -13,7 +13,7 @@ class SpecAugment:
 
     Args:
         frequency_masks: so many bands of features are set to 0 in each clip, which is their mean where the frames are
-            normalised.
+            normalised by utterance or globally.
         frequency_width: each is 0 to so many features wide.
         time_masks: so many stretches of time are set to 0.
         time_share: each is 0 to this share of the clip long.
