@@ -138,7 +138,8 @@ class AudioFrames(Tokenizer):
             raise ConfigError(f"trim is a positive number of decibels, or None, not {trim}")
         self.strides, self.frequencies, self.trim = tuple(strides), (low, high), trim
         self.floor = BAND_POWER * 10 ** (-dynamic_range / 10)
-        self.emphasis = emphasis
+        self.bands = MFCC_BANDS if features == "mfcc" else num_features
+        self.gains = emphasised(self.bands, self.frequencies, emphasis)
         self.spec_augment, self.max_vectors = spec_augment, max_vectors
 
     def num_frames(self, num_samples: int) -> int:
@@ -273,10 +274,9 @@ class AudioFrames(Tokenizer):
             windows = windows * (PEAK / windows.square().mean(1).max().sqrt().clamp(min=1e-8))
         size = 2 ** math.ceil(math.log2(self.window))
         power = torch.fft.rfft(windows * torch.hann_window(self.window), size).abs().square()
-        bands = self.num_features if self.features == "log_mel" else MFCC_BANDS
-        power = power @ mel_filters(bands, size, self.sample_rate, self.frequencies, warp)
-        log_mel = (power * emphasised(bands, self.frequencies, self.emphasis) + self.floor).log()
-        return log_mel if self.features == "log_mel" else log_mel @ cosines(bands, self.num_features)
+        power = power @ mel_filters(self.bands, size, self.sample_rate, self.frequencies, warp)
+        log_mel = (power * self.gains + self.floor).log()
+        return log_mel if self.features == "log_mel" else log_mel @ cosines(self.bands, self.num_features)
 
     def _normalised(self, frames: Tensor) -> Tensor:
         if self.normalise == "none":
